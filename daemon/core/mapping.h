@@ -1,0 +1,37 @@
+/* The mappings of one space: a balanced tree of ranges that do not overlap, ordered by IOVA.
+ *
+ * An entry is `pending` from the moment its range is taken until the backend has it; a pending one is never shown. */
+#ifndef VB_CORE_MAPPING_H
+#define VB_CORE_MAPPING_H
+
+#include <bsd/sys/tree.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/memory.h"
+#include "core/range.h"
+
+struct vb_mapping {
+    RB_ENTRY(vb_mapping) node;
+    struct vb_range iova;
+    uint64_t offset; /* bytes, in memory */
+    struct vb_memory *memory;
+    uint8_t prot; /* enum vb_prot */
+    bool pending;
+};
+
+RB_HEAD(vb_mapping_tree, vb_mapping);
+
+/* First mapping (lowest IOVA) that has a byte in `r`, or NULL. */
+struct vb_mapping *vb_mapping_first(struct vb_mapping_tree *t, struct vb_range r);
+/* The next one by IOVA, or NULL. */
+struct vb_mapping *vb_mapping_next(struct vb_mapping *m);
+/* NULL when inserted, else the mapping that overlaps it. */
+struct vb_mapping *vb_mapping_insert(struct vb_mapping_tree *t, struct vb_mapping *m);
+void vb_mapping_remove(struct vb_mapping_tree *t, struct vb_mapping *m);
+
+static inline struct vb_range vb_mapping_offsets(const struct vb_mapping *m) {
+    return (struct vb_range){m->offset, m->offset + (m->iova.last - m->iova.first)};
+}
+
+#endif

@@ -1,0 +1,45 @@
+/* A memory: one registered file (memfd, tmpfs, hugetlbfs) whose pages devices may reach.
+ *
+ * What is checked, and why, when a fd arrives from a client (DESIGN 1.2, 6, 8; kernel facts in comments of memory.c):
+ * kind by fstatfs() and page size BEFORE any mmap or ioctl that could run code of a file system the client controls;
+ * access mode; then a MAP_SHARED mapping is taken and held for as long as the memory is registered, which makes a later
+ * F_SEAL_WRITE fail with EBUSY; then seals; then that no page is missing. At each map the file is looked at again:
+ * its size and blocks must not have shrunk, and F_SEAL_FUTURE_WRITE must not have come.
+ * A memory never reads or writes the pages. */
+#ifndef VB_CORE_MEMORY_H
+#define VB_CORE_MEMORY_H
+
+#include <sys/types.h>
+
+#include "core/backend-types.h"
+#include "core/error.h"
+#include "core/extents.h"
+
+enum vb_memory_kind { VB_MEMORY_SHMEM, VB_MEMORY_HUGETLB };
+
+struct vb_memory {
+    uint32_t id;
+    enum vb_memory_kind kind;
+    bool writable;
+    int fd;             /* owned */
+    void *hold;         /* PROT_NONE MAP_SHARED mapping of the whole file, never touched */
+    uint64_t size;      /* bytes; a multiple of page_size */
+    uint64_t page_size; /* of the file system */
+    uint64_t present;   /* st_blocks*512 at registration: fewer later means that pages were taken out */
+    dev_t dev;
+    ino_t ino;
+    uint64_t mappings; /* that refer to it, over all spaces */
+    struct vb_extents extents;
+    vb_handle handle; /* of the backend */
+    char name[VB_NAME_MAX + 1];
+};
+
+/* Checks and takes a fd. `fd` is consumed in every case. ret_memory: without id and handle yet. */
+int vb_memory_open(int fd, bool writable, const char *name, struct vb_memory **ret_memory, struct vb_error *e);
+/* Still what was registered? Called once for each memory of a map batch. */
+int vb_memory_recheck(const struct vb_memory *m, bool for_write, struct vb_error *e);
+/* NULL is fine. There are no mappings left, and the backend has let go of it. Returns NULL. */
+struct vb_memory *vb_memory_free(struct vb_memory *m);
+const char *vb_memory_kind_name(enum vb_memory_kind kind); /* "shmem", "hugetlb" */
+
+#endif
