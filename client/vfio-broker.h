@@ -1,0 +1,272 @@
+/* libvfio-broker: DMA for programs without privilege.
+ *
+ * CONCEPTS
+ *   A client is one connection to vfio-brokerd, served by a process of its own (its session). Through it a program
+ *     - registers memory: a memfd, or a file on tmpfs or hugetlbfs, whose pages devices may reach;
+ *     - creates spaces: one DMA address space each, what one guest bus (or one userspace driver) sees;
+ *     - maps ranges of I/O virtual addresses (IOVAs) of a space to ranges of a memory, and unmaps them;
+ *     - claims devices: gets the VFIO device fd, has it bound, and attaches it to a space.
+ *   The broker makes the kernel calls that need privilege or pin memory, within the limits that its policy grants and
+ *   the client's own RLIMIT_MEMLOCK. The client drives the device through the fd by the ordinary VFIO device ioctls
+ *   (regions, interrupts, reset): <linux/vfio.h>. It never holds an iommufd or a VFIO container.
+ *
+ *   The smallest program (errors left out):
+ *
+ *     struct vfb_client *c;        struct vfb_memory m;
+ *     uint32_t space;              struct vfb_device d;
+ *     vfb_client_new(&c);
+ *     vfb_connect(c, NULL, "my driver");
+ *     vfb_memory_register(c, memfd, VFB_WRITABLE, "buffers", &m);
+ *     vfb_space_create(c, "bus 0", &space);
+ *     struct vfb_map e = {.iova = 0x100000, .size = m.size, .memory = m.id, .prot = VFB_READ | VFB_WRITE};
+ *     vfb_map(c, space, &e, 1);
+ *     vfb_device_claim(c, "0000:00:04.0", &d);   // d.fd: here a VMM does KVM_DEV_VFIO_FILE_ADD
+ *     vfb_device_bind(c, d.id);
+ *     vfb_device_attach(c, d.id, space);         // from here the device reaches the memory at 0x100000
+ *
+ * LIFETIME
+ *   Everything belongs to the connection. When the process that connected ends, or vfb_client_free() is called, mappings
+ *   go away from all devices at once, even if another process still has a copy of a device fd. So connect after
+ *   daemonising; a forked child cannot take the connection over. If vfio-brokerd itself stops or is upgraded, nothing of
+ *   this changes: mapping goes on, and only what needs the daemon (claims, more lease) answers VFB_UNAVAILABLE meanwhile.
+ *
+ * ERRORS
+ *   Every function returns 0, a negative errno when the host or the connection failed, or a positive enum vfb_code when
+ *   the broker said no. vfb_error() tells the sentence and the details of the last failure on that client. A request
+ *   that fails has changed nothing. Outputs are untouched on failure.
+ *   A lost connection is -EPIPE for this and every later call.
+ *
+ * THREADS
+ *   One thread at a time may use a client. Different clients are independent. The library starts no thread, installs no
+ *   signal handler, and does I/O only inside its calls.
+ *
+ * EVENT LOOPS
+ *   Plain calls block until the reply is there. A VMM with a loop of its own watches vfb_fd() for vfb_events(), calls
+ *   vfb_process() when it is ready, and uses the *_async calls, whose result arrives in a callback from vfb_process().
+ *
+ * SIZES are bytes. Ranges that come back are inclusive, first and last. */
+#ifndef VFIO_BROKER_H
+#define VFIO_BROKER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define VFB_SOCKET "/run/vfio-broker/broker.sock"
+/* Environment variable that names another socket, for tests and development. */
+#define VFB_SOCKET_ENV "VFIO_BROKER_SOCKET"
+
+struct vfb_client;
+
+/* ---- errors --------------------------------------------------------------------------------------------------- */
+
+enum vfb_code {
+    VFB_PROTOCOL = 2,     /* library and broker do not understand each other; the connection is closed */
+    VFB_UNSUPPORTED = 3,  /* this broker, backend or kernel cannot do that */
+    VFB_INVALID = 4,      /* an impossible number: alignment, overflow, size 0 */
+    VFB_DENIED = 5,       /* policy does not grant it */
+    VFB_NOT_FOUND = 6,    /* no such object of this client; nothing mapped there */
+    VFB_LIMIT = 7,        /* a limit would be passed: wanted, used, limit, whose */
+    VFB_OVERLAP = 8,      /* IOVAs are mapped already: conflicts */
+    VFB_RESERVED = 9,     /* IOVAs that the space's devices cannot use: conflicts */
+    VFB_BUSY = 10,        /* in use: mappings, attached devices, another claim, a holder */
+    VFB_BAD_MEMORY = 11,  /* that fd is not memory that can be registered */
+    VFB_STATE = 12,       /* wrong order of calls */
+    VFB_UNAVAILABLE = 13, /* vfio-brokerd is away: try again later */
+};
+
+struct vfb_conflict {
+    uint64_t first, last;           /* what was asked for, or is mapped */
+    uint64_t with_first, with_last; /* what it runs into */
+    const char *kind;               /* "mapping", "msi", "direct", "reserved", "aperture" */
+    const char *device;             /* address, or "" */
+};
+
+struct vfb_error {
+    int code;         /* what the call returned: negative errno or enum vfb_code; 0: nothing failed yet */
+    int host_errno;   /* positive errno of the host when it failed behind the broker, else 0 */
+    const char *text; /* one sentence: object, numbers, way out */
+    long entry;       /* first failing entry of a batch, or -1 */
+    uint64_t wanted, used, limit; /* with VFB_LIMIT */
+    const char *limit_whose;      /* "RLIMIT_MEMLOCK of pid 812", or "" */
+    const struct vfb_conflict *conflicts;
+    size_t n_conflicts;
+};
+
+/* The last failure on this client; strings live until its next call. Never NULL. */
+const struct vfb_error *vfb_error(const struct vfb_client *c);
+/* "VFB_LIMIT", or the errno's name; never NULL. */
+const char *vfb_code_name(int code);
+
+/* ---- connection ----------------------------------------------------------------------------------------------- */
+
+/* Allocates a client, not connected. -ENOMEM. */
+int vfb_client_new(struct vfb_client **ret_client);
+/* Connects and says hello. path: NULL for $VFIO_BROKER_SOCKET or else VFB_SOCKET. name: for people who look at the
+ * broker ("qemu vm-12"), at most 63 printable characters; NULL for none. Blocks until the session is there (a few ms).
+ * -ENOENT or -ECONNREFUSED: no broker there; VFB_DENIED: policy grants nothing to this user. */
+int vfb_connect(struct vfb_client *c, const char *path, const char *name);
+/* Closes the connection: the broker takes everything back. Close device fds as well, else the devices stay held.
+ * NULL is fine. */
+void vfb_client_free(struct vfb_client *c);
+
+enum vfb_feature {
+    VFB_FEATURE_DMA = 1,         /* devices reach memory through a real IOMMU (not the emulated backend) */
+    VFB_FEATURE_SHARED_PINS = 2, /* a page is paid once, in however many spaces */
+    VFB_FEATURE_MAP_FILE = 4,    /* the kernel maps from the fd itself */
+    VFB_FEATURE_ADMIN = 8,       /* may look at other sessions */
+};
+
+struct vfb_info {
+    uint32_t version;  /* of the protocol */
+    uint64_t features; /* enum vfb_feature */
+    uint32_t session;  /* number that vfio-brokerctl shows */
+    const char *backend;
+    const char *broker; /* version of vfio-brokerd */
+    uint32_t batch_max, memories_max, spaces_max, devices_max;
+    uint64_t mappings_max;
+    uint64_t memory_bytes; /* limit when the session began */
+};
+/* What Hello told. Valid once connected, until vfb_client_free(). */
+const struct vfb_info *vfb_info(const struct vfb_client *c);
+
+/* ---- memory --------------------------------------------------------------------------------------------------- */
+
+enum vfb_memory_flags {
+    VFB_WRITABLE = 1,    /* devices may write: O_RDWR fd without write seals */
+    VFB_NO_POPULATE = 2, /* the caller has populated it already (holes are refused by the broker) */
+};
+struct vfb_memory {
+    uint32_t id;
+    uint64_t size;
+    uint64_t page_size; /* of the file system: alignment of nothing, but huge pages make mapping cheap */
+};
+/* Registers the whole file behind `fd` (borrowed; may be closed afterwards). The library first touches every page
+ * (MADV_POPULATE_WRITE, or READ when not writable, in pieces), so that they are charged to this process's cgroup and not
+ * to the broker's; contents are kept. Costs no RLIMIT_MEMLOCK yet.
+ * While it is registered, F_SEAL_WRITE cannot be added to a writable one.
+ * VFB_BAD_MEMORY: not a memfd/tmpfs/hugetlbfs file, read-only, sealed, size 0, holes. */
+int vfb_memory_register(struct vfb_client *c, int fd, unsigned flags, const char *name, struct vfb_memory *ret_memory);
+/* VFB_BUSY while mappings of it exist. */
+int vfb_memory_unregister(struct vfb_client *c, uint32_t memory);
+
+/* ---- spaces --------------------------------------------------------------------------------------------------- */
+
+struct vfb_range {
+    uint64_t first, last;
+};
+struct vfb_space_info {
+    uint64_t page_sizes; /* bit n: 1<<n bytes can be mapped; the lowest is the alignment of IOVA, offset and size */
+    uint64_t mappings, mappings_max; /* in this space; in all spaces of this client */
+    uint64_t mapped_bytes;
+    size_t n_usable;
+    struct vfb_range usable[64]; /* IOVA ranges that all attached devices can use */
+};
+int vfb_space_create(struct vfb_client *c, const char *name, uint32_t *ret_space);
+/* Its mappings go with it. VFB_BUSY while devices are attached. */
+int vfb_space_destroy(struct vfb_client *c, uint32_t space);
+int vfb_space_describe(struct vfb_client *c, uint32_t space, struct vfb_space_info *ret_info);
+
+/* ---- mappings ------------------------------------------------------------------------------------------------- */
+
+enum vfb_prot { VFB_READ = 1, VFB_WRITE = 2 };
+struct vfb_map {
+    uint64_t iova, size, offset; /* offset in the memory */
+    uint32_t memory;
+    uint32_t prot; /* VFB_READ at least */
+};
+struct vfb_unmap {
+    uint64_t iova, size; /* covers one or more whole mappings; cutting one is VFB_INVALID */
+};
+/* All entries or none. n <= vfb_info()->batch_max. Pages are paid against the lease here, whether a device is attached
+ * or not. Devices of the space reach them when the call returns. Nothing is replaced: VFB_OVERLAP. */
+int vfb_map(struct vfb_client *c, uint32_t space, const struct vfb_map *entries, size_t n);
+/* All entries or none; an entry in which nothing is mapped is VFB_NOT_FOUND. When the call returns, no device reaches
+ * the memory through these IOVAs any more. ret_bytes may be NULL. */
+int vfb_unmap(struct vfb_client *c, uint32_t space, const struct vfb_unmap *entries, size_t n, uint64_t *ret_bytes);
+/* Everything in the space; nothing there is fine. */
+int vfb_unmap_all(struct vfb_client *c, uint32_t space, uint64_t *ret_bytes);
+
+/* ---- devices -------------------------------------------------------------------------------------------------- */
+
+struct vfb_device {
+    uint32_t id;
+    int fd; /* owned by the caller; a VFIO device (cdev) fd */
+};
+/* Claims a device by address ("0000:00:04.0") with its whole IOMMU group. The fd is not bound to an IOMMU context yet, so
+ * VFIO ioctls on it fail until vfb_device_bind(); a VMM adds it to kvm-vfio in between. Take fd->close seriously: as long
+ * as any process has a copy open, nobody else can have the device.
+ * VFB_DENIED: not granted; VFB_BUSY: claimed or still held, by whom; VFB_NOT_FOUND, VFB_UNSUPPORTED: not there, not bound
+ * to vfio-pci (see vfio-brokerctl bind). */
+int vfb_device_claim(struct vfb_client *c, const char *address, struct vfb_device *ret_device);
+int vfb_device_bind(struct vfb_client *c, uint32_t device);
+/* The device sees the space's mappings from now on. VFB_RESERVED lists mappings that collide with its reserved regions. */
+int vfb_device_attach(struct vfb_client *c, uint32_t device, uint32_t space);
+int vfb_device_detach(struct vfb_client *c, uint32_t device);
+/* Detaches if need be, and gives the device back; it is free for others when all copies of the fd are closed. */
+int vfb_device_release(struct vfb_client *c, uint32_t device);
+
+/* ---- looking -------------------------------------------------------------------------------------------------- */
+
+struct vfb_usage {
+    uint64_t limit, lease, used, mapped; /* bytes: may be pinned, leased to this session, paid, mapped (aliases counted) */
+    uint64_t mappings, mappings_max;
+    uint32_t memories, spaces, devices;
+    char limit_whose[96];
+};
+int vfb_usage(struct vfb_client *c, struct vfb_usage *ret_usage);
+
+/* A device that policy grants to this client (for administrators: every VFIO-capable device). */
+struct vfb_device_info {
+    char address[64], driver[32];
+    uint16_t vendor, device;
+    int group;       /* IOMMU group, -1 for none */
+    char state[16];  /* "free", "claimed", "held", "unusable" */
+    char reason[128]; /* why unusable, and what to do */
+    uint32_t session; /* that has it, or 0 */
+};
+/* ret_devices: free() it. */
+int vfb_device_list(struct vfb_client *c, struct vfb_device_info **ret_devices, size_t *ret_n);
+
+/* ---- event loops ---------------------------------------------------------------------------------------------- */
+
+/* The fd to watch; -1 when not connected. It stays the same for the life of the connection. */
+int vfb_fd(const struct vfb_client *c);
+/* POLLIN, and POLLOUT while something waits to be sent (poll(2)). */
+short vfb_events(const struct vfb_client *c);
+/* Does what is possible without blocking: sends, receives, calls callbacks. 0, or -EPIPE: the connection is gone, every
+ * pending callback has been called with -EPIPE. Callbacks may make calls on the client, but not free it. */
+int vfb_process(struct vfb_client *c);
+
+/* result: as the blocking call returns; vfb_error(c) tells more during the callback. */
+typedef void (*vfb_done_fn)(struct vfb_client *c, int result, void *arg);
+/* 0: sent or queued, `done` will be called once from vfb_process() or from a later blocking call. Entries are copied.
+ * -EAGAIN: too many unanswered (64). Requests are carried out in the order made. */
+int vfb_map_async(struct vfb_client *c, uint32_t space, const struct vfb_map *entries, size_t n, vfb_done_fn done,
+                  void *arg);
+int vfb_unmap_async(struct vfb_client *c, uint32_t space, const struct vfb_unmap *entries, size_t n, vfb_done_fn done,
+                    void *arg);
+int vfb_device_attach_async(struct vfb_client *c, uint32_t device, uint32_t space, vfb_done_fn done, void *arg);
+int vfb_device_detach_async(struct vfb_client *c, uint32_t device, vfb_done_fn done, void *arg);
+
+enum vfb_event_kind {
+    VFB_EVENT_DEVICE_GONE = 1, /* device: the id, dead now */
+    VFB_EVENT_CLOSING = 2,     /* text: why; the connection ends */
+};
+struct vfb_event {
+    enum vfb_event_kind kind;
+    uint32_t device;
+    const char *text;
+};
+typedef void (*vfb_event_fn)(struct vfb_client *c, const struct vfb_event *event, void *arg);
+/* Called from vfb_process() or from a blocking call. NULL: events are dropped. */
+void vfb_set_event_handler(struct vfb_client *c, vfb_event_fn fn, void *arg);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
