@@ -1,0 +1,17 @@
+/* The ioctls that a session makes, made by root itself: what brokered mapping of an attached device is compared with. */
+#ifndef VB_BENCH_DIRECT_H
+#define VB_BENCH_DIRECT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct direct;
+
+/* Opens and binds the vfio-pci device at this address, attaches it to an IOAS, and makes a populated memfd of `size`
+ * bytes, mapped in a second IOAS (the pool). Ends the program when something fails. */
+struct direct *direct_open(const char *address, uint64_t size);
+/* One mapping of the first `size` bytes and its unmapping: by IOAS_COPY from the pool, or by IOAS_MAP_FILE. */
+void direct_pair(struct direct *d, bool copy, uint64_t iova, uint64_t size);
+void direct_close(struct direct *d);
+
+#endif
