@@ -45,6 +45,7 @@ suite_update() {
 	local suite=$1 dir=$cache/apt/$1 uri
 	mkdir -p "$dir/state/lists/partial" "$dir/cache/archives/partial"
 	[ -z "$(find "$dir/updated" -mmin -60 2>/dev/null)" ] || return 0
+	# shellcheck disable=SC2016 # for apt
 	uri=$(apt-get indextargets --format '$(REPO_URI) $(CREATED_BY) $(COMPONENT)' 2>/dev/null |
 		awk '$2 == "Packages" && $3 == "main" && $1 ~ "/debian/?$" { print $1; exit }')
 	[ -n "$uri" ] || die "no Debian archive among this machine's apt sources"
@@ -72,9 +73,9 @@ fetch_deb() {
 	mkdir -p "$dir"
 	tmp=$(mktemp -d "$cache/apt/$suite/deb.XXXXXX")
 	say "downloading $package from $suite"
-	(cd "$tmp" && suite_apt "$suite" apt-get -q download "$package" >&2) && dpkg-deb -x "$tmp"/*.deb "$dir" || {
+	if ! (cd "$tmp" && suite_apt "$suite" apt-get -q download "$package" >&2 && dpkg-deb -x ./*.deb "$dir"); then
 		rm -rf "$tmp"
 		die "cannot fetch $package from $suite"
-	}
+	fi
 	rm -rf "$tmp"
 }
