@@ -1,0 +1,61 @@
+/* One request on its way: what dispatch.c hands to an op-*.c function, and what that leaves for the reply. */
+#ifndef VB_SESSION_DISPATCH_H
+#define VB_SESSION_DISPATCH_H
+
+#include "session/session.h"
+#include "vfio-broker.pb-c.h"
+
+struct vb_request {
+    const VfioBroker__Request *msg;
+    int fd;                  /* the one that came with it, if its row wants one: the op takes it (sets -1) */
+    VfioBroker__Reply reply; /* body set by the op; everything in it lives in session->client.arena */
+    int reply_fd;            /* to go with the reply, owned by the request, or -1 */
+    bool fatal;              /* the connection ends after the reply */
+};
+
+/* 0, negative errno or vb_code with `e` filled in. An op that has nothing to tell leaves the reply at Done. */
+typedef int (*vb_op_fn)(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+
+void vb_dispatch(struct vb_session *s, struct vb_packet *p, struct vb_request *rq, struct vb_error *e);
+
+/* Allocates a reply body in the arena, or fails with -ENOMEM. */
+#define VB_NEW(s, type, init, e)                                                                                       \
+    ({                                                                                                                 \
+        type *_p = vb_arena_alloc(&(s)->client.arena, sizeof(type));                                                   \
+        if (_p)                                                                                                        \
+            *_p = (type)init;                                                                                          \
+        else                                                                                                           \
+            vb_fail(e, -ENOMEM, "the reply does not fit");                                                             \
+        _p;                                                                                                            \
+    })
+
+/* Names that clients give to things: printable ASCII, bounded. */
+int vb_check_name(const char *what, const char *name, struct vb_error *e);
+
+/* ---- op-*.c ---- */
+int vb_op_hello(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_memory_register(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_memory_unregister(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_space_create(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_space_destroy(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_space_describe(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_map(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_unmap(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_device_claim(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_device_bind(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_device_attach(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_device_detach(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_device_release(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_inspect(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+
+/* Rows about this session, into `a`; for the client itself, and for the daemon's questions (control.c). */
+int vb_inspect_rows(struct vb_session *s, struct vb_arena *a, const VfioBroker__Inspect *q,
+                    VfioBroker__InspectReply *ret, struct vb_error *e);
+
+/* ---- reply.c ---- */
+/* `e` as a message in arena `a`; never NULL (falls back to a static one when the arena is full). */
+VfioBroker__Error *vb_error_message(struct vb_arena *a, const struct vb_error *e);
+/* The daemon's refusal, passed on. Returns the code. */
+int vb_error_from_message(struct vb_error *e, const VfioBroker__Error *m);
+
+#endif

@@ -1,0 +1,33 @@
+/* The end of a client: its memory is taken away from every device first, before anything that could wait. */
+#include <stdio.h>
+#include <string.h>
+
+#include "session/session.h"
+
+void vb_session_maybe_exit(struct vb_session *s) {
+    if (s->holding && s->n_held == 0 && s->base)
+        event_base_loopbreak(s->base);
+}
+
+void vb_session_end(struct vb_session *s, const char *why) {
+    struct vb_held devices[VB_DEVICES_MAX];
+    uint32_t n = s->model->devices.n;
+
+    if (s->holding)
+        return;
+    s->holding = true;
+    vb_session_log(s, "client pid %u ends: %s", s->client_pid, why);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct vb_device *d = s->model->devices.items[i];
+
+        snprintf(devices[i].address, sizeof devices[i].address, "%s", d->address);
+        devices[i].handle = d->handle;
+    }
+    vb_model_empty(s->model);
+    vb_client_stop(s);
+    for (uint32_t i = 0; i < n; i++)
+        vb_held_add(s, devices[i].address, devices[i].handle);
+    if (s->n_held)
+        vb_control_holding(s);
+    vb_session_maybe_exit(s);
+}

@@ -1,0 +1,27 @@
+/* More lease for the ledger: asks the daemon, which reads the client's limits anew, raises our RLIMIT_MEMLOCK, and only
+ * then answers. */
+#include <errno.h>
+#include <stdio.h>
+
+#include "internal.pb-c.h"
+#include "session/session.h"
+
+int vb_lease_want(struct vb_ledger *l, uint64_t total, struct vb_error *e) {
+    struct vb_session *s = l->want_arg;
+    VfioBrokerInternal__LeaseWant want = VFIO_BROKER_INTERNAL__LEASE_WANT__INIT;
+    VfioBrokerInternal__Call call = VFIO_BROKER_INTERNAL__CALL__INIT;
+    VfioBrokerInternal__Answer *answer;
+
+    want.total = total;
+    call.body_case = VFIO_BROKER_INTERNAL__CALL__BODY_LEASE;
+    call.lease = &want;
+    int r = vb_control_call(s, &call, &answer, NULL, e);
+    if (r != 0)
+        return r;
+    if (answer->body_case != VFIO_BROKER_INTERNAL__ANSWER__BODY_LEASE)
+        return vb_fail(e, -EPROTO, "vfio-brokerd answered something else than a lease");
+    l->lease = answer->lease->lease;
+    l->limit = answer->lease->limit;
+    snprintf(l->whose, sizeof l->whose, "%s", answer->lease->limit_whose);
+    return 0;
+}

@@ -1,0 +1,75 @@
+/* Requests about spaces. */
+#include <errno.h>
+
+#include "session/dispatch.h"
+
+int vb_op_space_create(struct vb_session *s, struct vb_request *rq, struct vb_error *e) {
+    struct vb_space *space;
+
+    int r = vb_check_name("space", rq->msg->space_create->name, e);
+    if (r != 0)
+        return r;
+    VfioBroker__SpaceCreateReply *m = VB_NEW(s, VfioBroker__SpaceCreateReply, VFIO_BROKER__SPACE_CREATE_REPLY__INIT, e);
+    if (!m)
+        return e->code;
+    r = vb_model_space_create(s->model, rq->msg->space_create->name, &space, e);
+    if (r != 0)
+        return r;
+    m->space = space->id;
+    rq->reply.body_case = VFIO_BROKER__REPLY__BODY_SPACE_CREATE;
+    rq->reply.space_create = m;
+    return 0;
+}
+
+int vb_op_space_destroy(struct vb_session *s, struct vb_request *rq, struct vb_error *e) {
+    return vb_model_space_destroy(s->model, rq->msg->space_destroy->space, e);
+}
+
+static int usable_ranges(struct vb_session *s, const struct vb_space_info *info, VfioBroker__SpaceDescribeReply *m,
+                         struct vb_error *e) {
+    struct vb_arena *a = &s->client.arena;
+
+    m->usable = vb_arena_alloc(a, info->n_usable * sizeof *m->usable);
+    if (!m->usable)
+        return vb_fail(e, -ENOMEM, "the reply does not fit");
+    for (uint32_t i = 0; i < info->n_usable; i++) {
+        VfioBroker__IovaRange *r = VB_NEW(s, VfioBroker__IovaRange, VFIO_BROKER__IOVA_RANGE__INIT, e);
+        if (!r)
+            return e->code;
+        r->first = info->usable[i].first;
+        r->last = info->usable[i].last;
+        m->usable[m->n_usable++] = r;
+    }
+    return 0;
+}
+
+int vb_op_space_describe(struct vb_session *s, struct vb_request *rq, struct vb_error *e) {
+    struct vb_space *space = vb_model_space(s->model, rq->msg->space_describe->space, e);
+
+    if (!space)
+        return e->code;
+    int r = vb_model_space_refresh(s->model, space, e);
+    if (r != 0)
+        return r;
+    VfioBroker__SpaceDescribeReply *m =
+        VB_NEW(s, VfioBroker__SpaceDescribeReply, VFIO_BROKER__SPACE_DESCRIBE_REPLY__INIT, e);
+    if (!m)
+        return e->code;
+    r = usable_ranges(s, &space->info, m, e);
+    if (r != 0)
+        return r;
+    m->page_sizes = space->info.page_sizes;
+    m->mappings = space->mappings;
+    m->mappings_max = s->model->mappings_max;
+    m->mapped_bytes = space->mapped_bytes;
+    m->devices = vb_arena_alloc(&s->client.arena, VB_DEVICES_MAX * sizeof *m->devices);
+    for (uint32_t i = 0; m->devices && i < s->model->devices.n; i++) {
+        const struct vb_device *d = s->model->devices.items[i];
+
+        if (d->space == space)
+            m->devices[m->n_devices++] = d->id;
+    }
+    rq->reply.body_case = VFIO_BROKER__REPLY__BODY_SPACE_DESCRIBE;
+    rq->reply.space_describe = m;
+    return 0;
+}

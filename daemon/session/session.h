@@ -1,0 +1,139 @@
+/* A session: the process that serves one client. It runs without privilege under a uid of its own (see broker/spawn.c),
+ * holds the model of the client's memory, spaces and devices, and makes the mapping ioctls on objects that the daemon
+ * opened for it.
+ *
+ *   client.c    the client's connection: packets in, replies out, back pressure
+ *   dispatch.c  the table of requests; op-*.c: one file for each family
+ *   reply.c     model errors and results to protobuf
+ *   control.c   the link to the daemon: calls, questions, finding the next daemon
+ *   lease.c     more lease for the ledger
+ *   held.c      devices that somebody still has open after release
+ *   end.c       the client is gone: memory first, then the rest
+ *   sandbox.c   what this process may ask of the kernel
+ *
+ * One thread, one event loop; a request is carried out whole before the next is read. Only a call to the daemon waits,
+ * and while it waits the daemon's questions are answered. */
+#ifndef VB_SESSION_H
+#define VB_SESSION_H
+
+#include <event2/event.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+#include "core/model.h"
+#include "proto/codec.h"
+#include "proto/fdpass.h"
+
+struct vb_event_packet; /* client.c */
+
+/* The client's connection. Invariant: while a reply waits to be written, nothing is read. */
+struct vb_client_link {
+    int fd; /* -1 once the client is gone */
+    struct event *readable, *writable, *hello_timer, *died;
+    bool hello_done;
+    struct vb_arena arena;                 /* the request in progress, and its reply */
+    uint8_t *in, *out;                     /* VB_PACKET_MAX each */
+    size_t out_size;                       /* a reply that the socket did not take yet, or 0 */
+    int out_fd;                            /* its fd, or -1 */
+    STAILQ_HEAD(, vb_event_packet) events; /* behind the reply */
+    unsigned n_events;
+};
+
+enum vb_link_state { VB_LINK_DOWN, VB_LINK_ADOPTING, VB_LINK_UP };
+
+struct vb_control_link {
+    int fd;
+    enum vb_link_state state;
+    struct event *readable, *timer; /* timer: next try to reconnect, or patience with an adoption */
+    unsigned retry_ms;
+    uint64_t serial; /* of the last call */
+    struct vb_arena arena;
+    uint8_t *in, *out;
+    char socket_path[108];
+};
+
+/* A device that this session gave back, or whose client died, and that somebody still has open. */
+struct vb_held {
+    char address[VB_ADDRESS_MAX + 1];
+    vb_handle handle;
+};
+
+/* The loop's watch on a device's fd (backend ops->device_fd). */
+struct vb_device_watch {
+    LIST_ENTRY(vb_device_watch) link;
+    struct vb_session *session;
+    struct event *event;
+    vb_handle handle;
+};
+
+struct vb_session {
+    struct event_base *base;
+    uint32_t id;
+    uint32_t client_pid, client_uid;
+    int client_pidfd; /* -1 when holding */
+    int iommufd;      /* to show to the next daemon; -1 on other backends */
+    bool admin;
+    bool holding;               /* the client is gone; only held devices keep us */
+    bool taken_over;            /* started to hold what a dead session left: addresses without handles */
+    char name[VB_NAME_MAX + 1]; /* the client's own, from Hello */
+    struct vb_model *model;
+    struct vb_client_link client;
+    struct vb_control_link control;
+    struct vb_held held[2 * VB_DEVICES_MAX];
+    unsigned n_held;
+    struct event *held_timer;
+    LIST_HEAD(, vb_device_watch) watches;
+};
+
+/* The whole life of a session process: fds inherited from the daemon, exit status returned. client_fd is -1 when it only
+ * holds what a dead session left. Both fds are consumed. */
+int vb_session_main(int client_fd, int control_fd);
+
+void vb_session_log(const struct vb_session *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* ---- client.c ---- */
+int vb_client_start(struct vb_session *s, int fd /* consumed */);
+void vb_client_stop(struct vb_session *s);
+/* Carries out one packet and leaves the packed reply in client.out; for client.c, tests and fuzzers. Fds of the packet
+ * that no request took are closed by the caller. Returns the reply's size; *ret_fd: to go with it (caller closes), or
+ * -1; *ret_fatal: the connection must end after this reply. */
+size_t vb_client_handle(struct vb_session *s, struct vb_packet *p, int *ret_fd, bool *ret_fatal);
+/* Queues an event for the client; one that does not read is disconnected when VB_EVENTS_MAX wait. */
+void vb_client_event_closing(struct vb_session *s, const char *reason);
+
+/* ---- control.c ---- */
+int vb_control_start(struct vb_session *s, int fd /* consumed */);
+void vb_control_stop(struct vb_session *s);
+struct _VfioBrokerInternal__Call;
+struct _VfioBrokerInternal__Answer;
+/* Calls the daemon and waits, answering its questions meanwhile. On 0 ret_answer lives in control.arena until the next
+ * message; *ret_fd (may be NULL) is a fd that came with it, the caller's. VB_UNAVAILABLE: no daemon; or its refusal. */
+int vb_control_call(struct vb_session *s, struct _VfioBrokerInternal__Call *call,
+                    struct _VfioBrokerInternal__Answer **ret_answer, int *ret_fd, struct vb_error *e);
+/* One-way messages; lost when there is no daemon: the next one learns the state by Adopt. */
+void vb_control_device_free(struct vb_session *s, const char *address);
+void vb_control_holding(struct vb_session *s);
+
+/* ---- lease.c ---- */
+int vb_lease_want(struct vb_ledger *l, uint64_t total, struct vb_error *e);
+
+/* ---- held.c ---- */
+/* The backend has closed `handle`: report the device free, now or when nobody has it open any more. */
+void vb_held_add(struct vb_session *s, const char *address, vb_handle handle);
+int vb_watch_device(struct vb_session *s, vb_handle handle);
+void vb_unwatch_device(struct vb_session *s, vb_handle handle);
+void vb_unwatch_all(struct vb_session *s);
+
+/* ---- end.c ---- */
+/* The client is gone or sent away: takes the memory away from its devices, gives back what can be given back; the
+ * process ends at once, or when the last held device is closed. */
+void vb_session_end(struct vb_session *s, const char *why);
+/* The loop ends when nothing is left to do. */
+void vb_session_maybe_exit(struct vb_session *s);
+
+/* ---- sandbox.c ---- */
+/* Not dumpable, no new privileges, seccomp filter. 0 or a negative errno. */
+int vb_sandbox_enter(bool emulated);
+
+#endif
