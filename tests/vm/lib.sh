@@ -28,21 +28,27 @@ need_packages() {
 			-o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}" >&2
 }
 
+# What follows is for this machine's architecture, or for DEB_ARCH.
+suite_dir() { echo "$cache/apt/$1-${DEB_ARCH:-$(dpkg --print-architecture)}"; }
+
 # suite_apt SUITE PROGRAM ARGUMENT...: apt-get or apt-cache with SUITE as its only source. Sources, lists and archives
 # are in the cache; the mirror, the proxy settings and the keyring are this machine's.
 suite_apt() {
-	local suite=$1 program=$2 dir=$cache/apt/$1
+	local program=$2 dir arch
+	dir=$(suite_dir "$1")
+	arch=${dir##*-}
 	shift 2
 	"$program" -o "Dir::Etc::SourceList=$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null \
 		-o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null \
 		-o "Dir::State=$dir/state" -o Dir::State::status=/dev/null -o "Dir::Cache=$dir/cache" \
-		-o APT::Architecture="${DEB_ARCH:-$(dpkg --print-architecture)}" -o APT::Architectures="${DEB_ARCH:-$(dpkg --print-architecture)}" \
+		-o "APT::Architecture=$arch" -o "APT::Architectures=$arch" \
 		-o APT::Sandbox::User= -o Acquire::Languages=none -o Debug::NoLocking=1 -o APT::Get::List-Cleanup=0 "$@"
 }
 
 # suite_update SUITE: fetch SUITE's package lists, at most once an hour.
 suite_update() {
-	local suite=$1 dir=$cache/apt/$1 uri
+	local suite=$1 dir uri
+	dir=$(suite_dir "$suite")
 	mkdir -p "$dir/state/lists/partial" "$dir/cache/archives/partial"
 	[ -z "$(find "$dir/updated" -mmin -60 2>/dev/null)" ] || return 0
 	# shellcheck disable=SC2016 # for apt
@@ -52,7 +58,7 @@ suite_update() {
 	printf 'deb [signed-by=%s] %s %s main\n' /usr/share/keyrings/debian-archive-keyring.gpg "$uri" "$suite" \
 		>"$dir/sources.list"
 	say "reading the package lists of $suite"
-	suite_apt "$suite" apt-get -qq update >&2
+	suite_apt "$suite" apt-get -qq -o APT::Update::Error-Mode=any update >&2 || die "cannot read the package lists of $suite"
 	touch "$dir/updated"
 }
 
@@ -71,9 +77,9 @@ fetch_deb() {
 	local suite=$1 package=$2 dir=$3 tmp
 	suite_update "$suite"
 	mkdir -p "$dir"
-	tmp=$(mktemp -d "$cache/apt/$suite/deb.XXXXXX")
+	tmp=$(mktemp -d "$(suite_dir "$suite")/deb.XXXXXX")
 	say "downloading $package from $suite"
-	if ! (cd "$tmp" && suite_apt "$suite" apt-get -q download "$package" >&2 && dpkg-deb -x ./*.deb "$dir"); then
+	if ! (cd "$tmp" && suite_apt "$suite" apt-get -q download "$package" >&2) || ! dpkg-deb -x "$tmp"/*.deb "$dir"; then
 		rm -rf "$tmp"
 		die "cannot fetch $package from $suite"
 	fi
