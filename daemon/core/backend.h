@@ -40,7 +40,7 @@ struct vb_backend_map {
 };
 
 struct vb_backend_ops {
-    const char *name;  /* "iommufd", "emulated" */
+    const char *name; /* "iommufd", "emulated" */
 
     /* Unmaps everything that is left, releases every object, frees `b`. */
     void (*close)(struct vb_backend *b);
@@ -84,7 +84,7 @@ struct vb_backend_ops {
     int (*device_ready)(struct vb_backend *b, vb_handle device);
 
     /* ---- housekeeping ---- */
-    void (*tick)(struct vb_backend *b);         /* retries tombstones */
+    void (*tick)(struct vb_backend *b);          /* retries tombstones */
     uint32_t (*leftovers)(struct vb_backend *b); /* tombstones */
     /* Takes over the objects of a dead session: empties every IOAS of the context. Then devices_left() counts the
      * devices that somebody still has open. Optional (NULL: nothing outlives a session of this backend). */

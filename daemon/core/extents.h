@@ -8,10 +8,10 @@
 #ifndef VB_CORE_EXTENTS_H
 #define VB_CORE_EXTENTS_H
 
-#include <bsd/sys/tree.h>
 #include <stdint.h>
 
 #include "core/range.h"
+#include "core/tree.h"
 
 struct vb_extent;
 RB_HEAD(vb_extent_tree, vb_extent);

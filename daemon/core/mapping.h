@@ -4,12 +4,12 @@
 #ifndef VB_CORE_MAPPING_H
 #define VB_CORE_MAPPING_H
 
-#include <bsd/sys/tree.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "core/memory.h"
 #include "core/range.h"
+#include "core/tree.h"
 
 struct vb_mapping {
     RB_ENTRY(vb_mapping) node;
@@ -18,6 +18,7 @@ struct vb_mapping {
     struct vb_memory *memory;
     uint8_t prot; /* enum vb_prot */
     bool pending;
+    bool leaving; /* found by an entry of the unmap that runs now */
 };
 
 RB_HEAD(vb_mapping_tree, vb_mapping);

@@ -1,10 +1,11 @@
 /* A memory: one registered file (memfd, tmpfs, hugetlbfs) whose pages devices may reach.
  *
  * What is checked, and why, when a fd arrives from a client (DESIGN 1.2, 6, 8; kernel facts in comments of memory.c):
- * kind by fstatfs() and page size BEFORE any mmap or ioctl that could run code of a file system the client controls;
- * access mode; then a MAP_SHARED mapping is taken and held for as long as the memory is registered, which makes a later
- * F_SEAL_WRITE fail with EBUSY; then seals; then that no page is missing. At each map the file is looked at again:
- * its size and blocks must not have shrunk, and F_SEAL_FUTURE_WRITE must not have come.
+ * kind by fcntl(F_GET_SEALS), which no file system of a client's own can answer or delay, BEFORE any fstat, fstatfs,
+ * mmap or ioctl, which a FUSE server could; then access mode and size. A memory that devices may write is mapped
+ * MAP_SHARED for as long as it is registered, which makes a later F_SEAL_WRITE fail with EBUSY; only then seals are
+ * read; then that no page is missing. At each map the file is looked at again: its size and blocks must not have shrunk,
+ * and F_SEAL_FUTURE_WRITE must not have come.
  * A memory never reads or writes the pages. */
 #ifndef VB_CORE_MEMORY_H
 #define VB_CORE_MEMORY_H
@@ -22,13 +23,14 @@ struct vb_memory {
     enum vb_memory_kind kind;
     bool writable;
     int fd;             /* owned */
-    void *hold;         /* PROT_NONE MAP_SHARED mapping of the whole file, never touched */
+    void *hold;         /* PROT_NONE MAP_SHARED mapping of the whole file, never touched; NULL when not writable */
     uint64_t size;      /* bytes; a multiple of page_size */
     uint64_t page_size; /* of the file system */
-    uint64_t present;   /* st_blocks*512 at registration: fewer later means that pages were taken out */
+    uint64_t present;   /* st_blocks*512 at registration, at most size: fewer later means that pages were taken out */
     dev_t dev;
     ino_t ino;
-    uint64_t mappings; /* that refer to it, over all spaces */
+    uint64_t mappings; /* that refer to it, over all spaces, pending ones included */
+    uint64_t checked;  /* the map batch that looked at it last: see model-map.c */
     struct vb_extents extents;
     vb_handle handle; /* of the backend */
     char name[VB_NAME_MAX + 1];

@@ -20,10 +20,11 @@ struct vb_space {
     uint32_t id;
     char name[VB_NAME_MAX + 1];
     struct vb_mapping_tree tree;
-    uint64_t mappings;     /* without pending ones */
-    uint64_t mapped_bytes; /* each alias counted */
-    uint32_t devices;      /* attached */
+    uint64_t mappings;         /* without pending ones */
+    uint64_t mapped_bytes;     /* each alias counted */
+    uint32_t devices;          /* attached */
     struct vb_space_info info; /* usable ranges and page sizes, asked again after each attach and detach */
+    bool info_stale;           /* that asking failed: asked again before the next use */
     vb_handle handle;
 };
 
@@ -43,8 +44,9 @@ struct vb_device {
 struct vb_model {
     struct vb_backend *backend; /* owned */
     struct vb_ledger ledger;
-    uint64_t mappings;     /* of all spaces, pending ones included */
-    uint64_t mappings_max; /* policy */
+    uint64_t mappings;        /* of all spaces, pending ones included */
+    uint64_t mappings_max;    /* policy */
+    uint64_t batch;           /* number of the map batch that runs: see model-map.c */
     struct vb_table memories; /* struct vb_memory */
     struct vb_table spaces;   /* struct vb_space */
     struct vb_table devices;  /* struct vb_device */

@@ -1,0 +1,298 @@
+/* Mapping in batches: see model.h.
+ *
+ * Every entry is checked and takes its range in the tree as a pending mapping, which also finds overlaps inside the
+ * batch, and its bytes in the memory's extents; then all that is new is paid at once; then the backend is asked. A
+ * failure anywhere gives everything back. Between batches, ledger.used is the sum of extents.covered of all memories. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "core/model.h"
+#include "proto/cleanup.h"
+
+struct batch {
+    struct vb_model *m;
+    struct vb_space *s;
+    const struct vb_map_entry *entries;
+    struct vb_mapping **taken; /* n_taken of them, in the tree and the extents */
+    size_t n, n_taken;
+    bool paid;
+};
+
+/* Not within one usable range: names every reserved region that it runs into, else the edge of what can be addressed. */
+static int not_usable(struct vb_model *m, struct vb_space *s, struct vb_range r, struct vb_error *e) {
+    uint64_t gap = 0;
+    bool known = false;
+    uint32_t i, j;
+
+    for (i = 0; i < m->devices.n; i++) {
+        const struct vb_device *d = m->devices.items[i];
+
+        for (j = 0; d->space == s && j < d->n_reserved; j++)
+            if (vb_range_overlaps(d->reserved[j].range, r)) {
+                known = true;
+                vb_error_conflict(e, r.first, r.last, d->reserved[j].range.first, d->reserved[j].range.last,
+                                  d->reserved[j].kind, d->address);
+            }
+    }
+    for (i = 0; !known && i <= s->info.n_usable; i++) { /* the gaps before, between and behind the usable ranges */
+        struct vb_range hole = {gap, i < s->info.n_usable ? s->info.usable[i].first - 1 : UINT64_MAX};
+
+        if ((i == s->info.n_usable || s->info.usable[i].first > gap) && vb_range_overlaps(hole, r))
+            vb_error_conflict(e, r.first, r.last, hole.first, hole.last, "aperture", NULL);
+        if (i < s->info.n_usable && s->info.usable[i].last == UINT64_MAX)
+            break;
+        if (i < s->info.n_usable)
+            gap = s->info.usable[i].last + 1;
+    }
+    if (e && e->n_conflicts)
+        return vb_refuse(e, VB_RESERVED,
+                         "IOVAs 0x%" PRIx64 "-0x%" PRIx64 " run into 0x%" PRIx64 "-0x%" PRIx64
+                         " (%s), which the devices of space %" PRIu32 " cannot use",
+                         r.first, r.last, e->conflicts[0].with_first, e->conflicts[0].with_last, e->conflicts[0].kind,
+                         s->id);
+    return vb_refuse(e, VB_RESERVED, "the devices of space %" PRIu32 " cannot use IOVAs 0x%" PRIx64 "-0x%" PRIx64,
+                     s->id, r.first, r.last);
+}
+
+static int check_entry(struct vb_model *m, struct vb_space *s, const struct vb_map_entry *t, struct vb_range *ret_range,
+                       struct vb_memory **ret_memory, struct vb_error *e) {
+    const uint64_t page = s->info.page_sizes & -s->info.page_sizes;
+    struct vb_memory *memory;
+    struct vb_range r;
+    uint32_t i;
+
+    if (!vb_range_from(t->iova, t->size, &r))
+        return vb_refuse(e, VB_INVALID,
+                         t->size ? "IOVA 0x%" PRIx64 " + size 0x%" PRIx64 " passes 2^64"
+                                 : "mapping at IOVA 0x%" PRIx64 " has size %" PRIu64,
+                         t->iova, t->size);
+    if ((t->iova | t->size | t->offset) & (page - 1))
+        return vb_refuse(e, VB_INVALID,
+                         "IOVA 0x%" PRIx64 ", size 0x%" PRIx64 " and offset 0x%" PRIx64 " must be multiples of %s",
+                         t->iova, t->size, t->offset, VB_SIZE(page));
+    if (!(t->prot & VB_PROT_READ) || (t->prot & ~(uint32_t)(VB_PROT_READ | VB_PROT_WRITE)))
+        return vb_refuse(e, VB_INVALID, "prot %" PRIu32 " is neither READ (1) nor READ and WRITE (3)", t->prot);
+    memory = vb_table_find(&m->memories, t->memory);
+    if (!memory)
+        return vb_refuse(e, VB_NOT_FOUND, "no memory %" PRIu32, t->memory);
+    if (t->offset > memory->size || t->size > memory->size - t->offset)
+        return vb_refuse(e, VB_INVALID,
+                         "offset 0x%" PRIx64 " + size 0x%" PRIx64 " passes the end of memory %" PRIu32 " (%s)",
+                         t->offset, t->size, t->memory, VB_SIZE(memory->size));
+    if ((t->prot & VB_PROT_WRITE) && !memory->writable)
+        return vb_refuse(e, VB_BAD_MEMORY,
+                         "memory %" PRIu32 " is registered read-only; map it with READ alone, or register it writable",
+                         t->memory);
+    for (i = 0; i < s->info.n_usable; i++)
+        if (vb_range_contains(s->info.usable[i], r))
+            break;
+    if (i == s->info.n_usable)
+        return not_usable(m, s, r, e);
+    *ret_range = r;
+    *ret_memory = memory;
+    return 0;
+}
+
+static int overlap(struct vb_space *s, struct vb_range r, struct vb_mapping *with, struct vb_error *e) {
+    struct vb_mapping *o = vb_mapping_first(&s->tree, r);
+    uint32_t i;
+
+    for (i = 0; o && o->iova.first <= r.last && i < VB_CONFLICTS_MAX; i++, o = vb_mapping_next(o))
+        vb_error_conflict(e, r.first, r.last, o->iova.first, o->iova.last, "mapping", NULL);
+    return vb_refuse(e, VB_OVERLAP,
+                     "IOVAs 0x%" PRIx64 "-0x%" PRIx64 " overlap %s 0x%" PRIx64 "-0x%" PRIx64 " of space %" PRIu32,
+                     r.first, r.last, with->pending ? "another entry of the same request," : "the mapping at",
+                     with->iova.first, with->iova.last, s->id);
+}
+
+static int take(struct batch *b, struct vb_range r, struct vb_memory *memory, const struct vb_map_entry *t,
+                uint64_t *ret_new, struct vb_error *e) {
+    struct vb_mapping *mapping, *with;
+    int k;
+
+    mapping = malloc(sizeof(*mapping));
+    if (!mapping)
+        return vb_fail(e, -ENOMEM, "mapping");
+    *mapping = (struct vb_mapping){
+        .iova = r, .offset = t->offset, .memory = memory, .prot = (uint8_t)t->prot, .pending = true};
+    with = vb_mapping_insert(&b->s->tree, mapping);
+    if (with) {
+        free(mapping);
+        return overlap(b->s, r, with, e);
+    }
+    k = vb_extents_add(&memory->extents, vb_mapping_offsets(mapping), ret_new);
+    if (k < 0) {
+        vb_mapping_remove(&b->s->tree, mapping);
+        free(mapping);
+        return vb_fail(e, k, "extents of memory %" PRIu32, memory->id);
+    }
+    memory->mappings++;
+    b->m->mappings++;
+    b->taken[b->n_taken++] = mapping;
+    return 0;
+}
+
+/* Gives a mapping back that the backend does not have (any more). */
+static void give_back(struct vb_model *m, struct vb_space *s, struct vb_mapping *mapping, bool paid) {
+    uint64_t freed = vb_extents_sub(&mapping->memory->extents, vb_mapping_offsets(mapping));
+
+    if (paid)
+        vb_ledger_release(&m->ledger, freed);
+    vb_mapping_remove(&s->tree, mapping);
+    mapping->memory->mappings--;
+    m->mappings--;
+    free(mapping);
+}
+
+static void commit(struct vb_space *s, struct vb_mapping *mapping) {
+    mapping->pending = false;
+    s->mappings++;
+    s->mapped_bytes += vb_range_size(mapping->iova);
+}
+
+static void undo(struct batch *b) {
+    while (b->n_taken)
+        give_back(b->m, b->s, b->taken[--b->n_taken], b->paid);
+}
+
+/* The file is looked at once for each memory of a batch, and again if a later entry wants to write. memory->checked is
+ * twice the batch's number, plus 1 when writing was checked too. */
+static int recheck(struct batch *b, size_t *ret_entry, struct vb_error *e) {
+    const uint64_t stamp = 2 * ++b->m->batch;
+    size_t i;
+    int r;
+
+    for (i = 0; i < b->n_taken; i++) {
+        struct vb_memory *memory = b->taken[i]->memory;
+        const bool write = b->taken[i]->prot & VB_PROT_WRITE;
+
+        if (memory->checked >= stamp + write)
+            continue;
+        r = vb_memory_recheck(memory, write, e);
+        if (r != 0) {
+            *ret_entry = i;
+            return r;
+        }
+        memory->checked = stamp + write;
+    }
+    return 0;
+}
+
+/* The backend has failed at entry `done`: what came before is taken out again. What the kernel will not unmap is mapped,
+ * so the model keeps it, paid. */
+static bool undo_mapped(struct batch *b, size_t done, struct vb_error *e) {
+    size_t i, ignored, kept = 0;
+    int r;
+
+    for (i = 0; i < b->n; i++) {
+        r = i < done ? b->m->backend->ops->unmap(b->m->backend, b->s->handle, &b->taken[i]->iova, 1, &ignored, NULL)
+                     : 0;
+        if (r == 0 || r == -ENOENT) {
+            give_back(b->m, b->s, b->taken[i], true);
+        } else {
+            commit(b->s, b->taken[i]);
+            kept++;
+        }
+    }
+    if (kept) /* has not been seen; nobody may think that these are not mapped */
+        vb_refuse(e, VB_BUSY,
+                  "the kernel refused entry %zu, and %zu entries before it could not be undone: they are mapped", done,
+                  kept);
+    b->n_taken = 0;
+    return kept == 0;
+}
+
+/* Why did the backend refuse an entry that we thought good? Devices may have been changed behind our back, and the file
+ * may have shrunk after it was looked at. Returns the code to reply. */
+static int explain(struct batch *b, const struct vb_map_entry *t, int r, struct vb_error *e) {
+    struct vb_memory *memory;
+    struct vb_range range;
+    int k;
+
+    if (vb_model_space_refresh(b->m, b->s, NULL) == 0) {
+        k = check_entry(b->m, b->s, t, &range, &memory, e);
+        if (k == 0)
+            k = vb_memory_recheck(memory, t->prot & VB_PROT_WRITE, e);
+        if (k != 0)
+            return k;
+    }
+    return r;
+}
+
+static int map_taken(struct batch *b, struct vb_error *e) {
+    VB_FREE struct vb_backend_map *maps = malloc(b->n * sizeof(*maps));
+    size_t i, done = 0;
+    int r;
+
+    if (!maps) {
+        undo(b);
+        return vb_fail(e, -ENOMEM, "batch of %zu mappings", b->n);
+    }
+    for (i = 0; i < b->n; i++)
+        maps[i] = (struct vb_backend_map){.iova = b->entries[i].iova,
+                                          .size = b->entries[i].size,
+                                          .memory = b->taken[i]->memory->handle,
+                                          .offset = b->entries[i].offset,
+                                          .prot = b->entries[i].prot};
+    r = b->m->backend->ops->map(b->m->backend, b->s->handle, maps, b->n, &done, e);
+    if (r == 0) {
+        for (i = 0; i < b->n; i++)
+            commit(b->s, b->taken[i]);
+        return 0;
+    }
+    vb_error_entry(e, (uint32_t)done);
+    if (r == -EINVAL || r == -EADDRINUSE || r == -EFAULT || r == VB_RESERVED)
+        r = explain(b, &b->entries[done], r, e);
+    return undo_mapped(b, done, e) ? r : VB_BUSY;
+}
+
+int vb_model_map(struct vb_model *m, uint32_t space, const struct vb_map_entry *entries, size_t n, struct vb_error *e) {
+    struct vb_space *s = vb_model_space(m, space, e);
+    VB_FREE struct vb_mapping **taken = NULL;
+    struct batch b = {.m = m, .s = s, .entries = entries, .n = n};
+    uint64_t fresh, total = 0;
+    struct vb_memory *memory;
+    struct vb_range range;
+    size_t i;
+    int r = 0;
+
+    if (!s)
+        return VB_NOT_FOUND;
+    if (n == 0 || n > VB_BATCH_MAX)
+        return vb_refuse(e, VB_INVALID, "a batch has 1 to %u entries, not %zu", VB_BATCH_MAX, n);
+    if (m->mappings + n > m->mappings_max) {
+        vb_error_limit(e, n, m->mappings, m->mappings_max, "mappings of a session");
+        return vb_refuse(e, VB_LIMIT, "%zu more mappings pass the session's limit: %" PRIu64 " of %" PRIu64 " exist", n,
+                         m->mappings, m->mappings_max);
+    }
+    if (s->info_stale && (r = vb_model_space_refresh(m, s, e)) != 0)
+        return r;
+    b.taken = taken = malloc(n * sizeof(*taken));
+    if (!taken)
+        return vb_fail(e, -ENOMEM, "batch of %zu mappings", n);
+
+    for (i = 0; i < n && r == 0; i++) {
+        r = check_entry(m, s, &entries[i], &range, &memory, e);
+        if (r == 0)
+            r = take(&b, range, memory, &entries[i], &fresh, e);
+        if (r == 0)
+            total += fresh; /* at most the sizes of all memories: 2^8 * 2^50 */
+        else
+            vb_error_entry(e, (uint32_t)i);
+    }
+    if (r == 0) {
+        r = vb_ledger_reserve(&m->ledger, total, e);
+        b.paid = r == 0;
+    }
+    if (r == 0) {
+        r = recheck(&b, &i, e);
+        if (r != 0)
+            vb_error_entry(e, (uint32_t)i);
+    }
+    if (r != 0) {
+        undo(&b);
+        return r;
+    }
+    return map_taken(&b, e);
+}

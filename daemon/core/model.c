@@ -1,0 +1,81 @@
+#include "core/model.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+int vb_model_new(struct vb_backend *backend, uint64_t mappings_max, struct vb_model **ret_model) {
+    struct vb_model *m = calloc(1, sizeof(*m));
+
+    if (!m) {
+        backend->ops->close(backend);
+        return -ENOMEM;
+    }
+    m->backend = backend;
+    m->mappings_max = mappings_max < VB_MAPPINGS_MAX ? mappings_max : VB_MAPPINGS_MAX;
+    vb_table_init(&m->memories, VB_MEMORIES_MAX);
+    vb_table_init(&m->spaces, VB_SPACES_MAX);
+    vb_table_init(&m->devices, VB_DEVICES_MAX);
+    *ret_model = m;
+    return 0;
+}
+
+static void forget_mappings(struct vb_model *m, struct vb_space *s) {
+    struct vb_mapping *mapping;
+
+    while ((mapping = RB_ROOT(&s->tree))) {
+        vb_mapping_remove(&s->tree, mapping);
+        vb_ledger_release(&m->ledger, vb_extents_sub(&mapping->memory->extents, vb_mapping_offsets(mapping)));
+        mapping->memory->mappings--;
+        m->mappings--;
+        free(mapping);
+    }
+    s->mappings = s->mapped_bytes = 0;
+}
+
+void vb_model_empty(struct vb_model *m) {
+    const struct vb_range everything = {0, UINT64_MAX};
+    struct vb_backend *b = m->backend;
+    uint32_t i;
+    size_t done;
+
+    /* Memory first: closing a device may wait for its reset, and a copy of its fd elsewhere keeps it running. */
+    for (i = 0; i < m->spaces.n; i++) {
+        struct vb_space *s = m->spaces.items[i];
+
+        if (s->mappings) /* what the kernel refuses here, space_remove tries again and puts on the tombstone list */
+            b->ops->unmap(b, s->handle, &everything, 1, &done, NULL);
+    }
+    for (; m->devices.n; m->devices.n--) {
+        struct vb_device *d = m->devices.items[m->devices.n - 1];
+
+        b->ops->device_close(b, d->handle);
+        free(d);
+    }
+    for (; m->spaces.n; m->spaces.n--) {
+        struct vb_space *s = m->spaces.items[m->spaces.n - 1];
+
+        b->ops->space_remove(b, s->handle);
+        forget_mappings(m, s);
+        free(s);
+    }
+    for (; m->memories.n; m->memories.n--) {
+        struct vb_memory *memory = m->memories.items[m->memories.n - 1];
+
+        b->ops->memory_remove(b, memory->handle);
+        vb_memory_free(memory);
+    }
+    assert(m->ledger.used == 0 && m->mappings == 0);
+}
+
+struct vb_model *vb_model_free(struct vb_model *m) {
+    if (!m)
+        return NULL;
+    vb_model_empty(m);
+    m->backend->ops->close(m->backend);
+    vb_table_fini(&m->memories);
+    vb_table_fini(&m->spaces);
+    vb_table_fini(&m->devices);
+    free(m);
+    return NULL;
+}
