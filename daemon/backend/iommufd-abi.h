@@ -1,0 +1,147 @@
+/* The kernel ABI of iommufd and of VFIO device cdevs, as far as this backend uses it.
+ *
+ * Debian bookworm's linux-libc-dev (6.1) has neither. Transcribed from include/uapi/linux/iommufd.h and vfio.h of Linux
+ * 7.2; the layouts are fixed since 6.2 and 6.6 (MAP_FILE: 6.13). Structures are as long as the oldest kernel knows them;
+ * newer kernels take a shorter one as filled up with zeros. iommufd-abi.c compares with the system's headers. */
+#ifndef VB_BACKEND_IOMMUFD_ABI_H
+#define VB_BACKEND_IOMMUFD_ABI_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define VB_IOMMU_TYPE             ';'
+#define VB_IOMMU_DESTROY          _IO(VB_IOMMU_TYPE, 0x80)
+#define VB_IOMMU_IOAS_ALLOC       _IO(VB_IOMMU_TYPE, 0x81)
+#define VB_IOMMU_IOAS_ALLOW_IOVAS _IO(VB_IOMMU_TYPE, 0x82)
+#define VB_IOMMU_IOAS_COPY        _IO(VB_IOMMU_TYPE, 0x83)
+#define VB_IOMMU_IOAS_IOVA_RANGES _IO(VB_IOMMU_TYPE, 0x84)
+#define VB_IOMMU_IOAS_MAP         _IO(VB_IOMMU_TYPE, 0x85)
+#define VB_IOMMU_IOAS_UNMAP       _IO(VB_IOMMU_TYPE, 0x86)
+#define VB_IOMMU_OPTION           _IO(VB_IOMMU_TYPE, 0x87) /* made by the daemon, which may: not by a session */
+#define VB_IOMMU_GET_HW_INFO      _IO(VB_IOMMU_TYPE, 0x8a)
+#define VB_IOMMU_IOAS_MAP_FILE    _IO(VB_IOMMU_TYPE, 0x8f)
+
+/* Flags of MAP, MAP_FILE and COPY. */
+#define VB_IOMMU_MAP_FIXED_IOVA (1u << 0)
+#define VB_IOMMU_MAP_WRITEABLE  (1u << 1)
+#define VB_IOMMU_MAP_READABLE   (1u << 2)
+
+#define VB_IOMMU_OPTION_RLIMIT_MODE 0u
+#define VB_IOMMU_OPTION_OP_SET      0u
+#define VB_IOMMU_OPTION_OP_GET      1u
+
+struct vb_iommu_destroy {
+    __u32 size;
+    __u32 id;
+};
+
+struct vb_iommu_ioas_alloc {
+    __u32 size;
+    __u32 flags;
+    __u32 out_ioas_id;
+};
+
+struct vb_iommu_iova_range {
+    __aligned_u64 start;
+    __aligned_u64 last; /* inclusive */
+};
+
+struct vb_iommu_ioas_allow_iovas {
+    __u32 size;
+    __u32 ioas_id;
+    __u32 num_iovas;
+    __u32 reserved;
+    __aligned_u64 allowed_iovas;
+};
+
+struct vb_iommu_ioas_iova_ranges {
+    __u32 size;
+    __u32 ioas_id;
+    __u32 num_iovas; /* in: room; out: how many there are */
+    __u32 reserved;
+    __aligned_u64 allowed_iovas;
+    __aligned_u64 out_iova_alignment;
+};
+
+struct vb_iommu_ioas_map {
+    __u32 size;
+    __u32 flags;
+    __u32 ioas_id;
+    __u32 reserved;
+    __aligned_u64 user_va;
+    __aligned_u64 length;
+    __aligned_u64 iova;
+};
+
+struct vb_iommu_ioas_map_file {
+    __u32 size;
+    __u32 flags;
+    __u32 ioas_id;
+    __s32 fd;
+    __aligned_u64 start; /* offset in the file */
+    __aligned_u64 length;
+    __aligned_u64 iova;
+};
+
+struct vb_iommu_ioas_copy {
+    __u32 size;
+    __u32 flags;
+    __u32 dst_ioas_id;
+    __u32 src_ioas_id;
+    __aligned_u64 length;
+    __aligned_u64 dst_iova;
+    __aligned_u64 src_iova;
+};
+
+struct vb_iommu_ioas_unmap {
+    __u32 size;
+    __u32 ioas_id;
+    __aligned_u64 iova;
+    __aligned_u64 length; /* out: bytes unmapped; 0 and 2^64-1 in: everything */
+};
+
+struct vb_iommu_option {
+    __u32 size;
+    __u32 option_id;
+    __u16 op;
+    __u16 reserved;
+    __u32 object_id;
+    __aligned_u64 val64;
+};
+
+struct vb_iommu_hw_info {
+    __u32 size;
+    __u32 flags;
+    __u32 dev_id;
+    __u32 data_len;
+    __aligned_u64 data_uptr;
+    __u32 out_data_type;
+    __u32 reserved;
+    __aligned_u64 out_capabilities;
+};
+
+/* ---- VFIO device cdevs (6.6) ---- */
+#define VB_VFIO_TYPE          ';'
+#define VB_VFIO_DEVICE_BIND   _IO(VB_VFIO_TYPE, 100 + 18) /* VFIO_DEVICE_BIND_IOMMUFD */
+#define VB_VFIO_DEVICE_ATTACH _IO(VB_VFIO_TYPE, 100 + 19) /* VFIO_DEVICE_ATTACH_IOMMUFD_PT */
+#define VB_VFIO_DEVICE_DETACH _IO(VB_VFIO_TYPE, 100 + 20) /* VFIO_DEVICE_DETACH_IOMMUFD_PT */
+
+struct vb_vfio_bind {
+    __u32 argsz;
+    __u32 flags;
+    __s32 iommufd;
+    __u32 out_devid;
+};
+
+struct vb_vfio_attach {
+    __u32 argsz;
+    __u32 flags;
+    __u32 pt_id; /* in: IOAS or HWPT; out: the HWPT */
+};
+
+struct vb_vfio_detach {
+    __u32 argsz;
+    __u32 flags;
+};
+
+#endif

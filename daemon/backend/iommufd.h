@@ -1,0 +1,19 @@
+/* The iommufd backend: real DMA. One context for each session, made by the daemon with OPTION_RLIMIT_MODE=1, so that the
+ * kernel charges what is pinned to the session's own locked_vm and holds it against its RLIMIT_MEMLOCK.
+ *
+ *   pool     one IOAS that no device can attach. A memory has a slot of 1<<55 bytes from 1<<63 on and is mapped there once.
+ *   space    one IOAS. Each mapping is an IOAS_COPY of a part of the pool, so a page is pinned once whatever the client
+ *            does with its file or its mappings (DESIGN 1.3).
+ *   device   a VFIO cdev fd of ours; the client has a dup and may attach, detach and re-attach it to any IOAS behind our
+ *            back (drivers/vfio/device_cdev.c asks nobody), which gains it nothing: an IOAS holds only what is paid for.
+ *
+ * Kernel facts were read in Linux 7.2 and are named where they are used. */
+#ifndef VB_BACKEND_IOMMUFD_H
+#define VB_BACKEND_IOMMUFD_H
+
+#include "core/backend.h"
+
+/* `iommufd` is consumed in every case. no_map_file: map by address, as before Linux 6.13, even if MAP_FILE is there. */
+int vb_iommufd_new(int iommufd, bool no_map_file, struct vb_backend **ret, struct vb_error *e);
+
+#endif
