@@ -14,7 +14,7 @@
 
 /* Where no hardware has an IOVA, as in the session's pool (backend/iommufd.c). */
 #define POOL_IOVA (1ull << 63)
-#define FLAGS     (IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE)
+#define FLAGS     (VB_IOMMU_MAP_FIXED_IOVA | VB_IOMMU_MAP_READABLE | VB_IOMMU_MAP_WRITEABLE)
 
 struct direct {
     int iommufd, device, memfd;
@@ -51,17 +51,17 @@ static void call(int fd, unsigned long request, void *arg, const char *what) {
 }
 
 static uint32_t new_ioas(struct direct *d) {
-    struct iommu_ioas_alloc a = {.size = sizeof(a)};
+    struct vb_iommu_ioas_alloc a = {.size = sizeof(a)};
 
-    call(d->iommufd, IOMMU_IOAS_ALLOC, &a, "IOMMU_IOAS_ALLOC");
+    call(d->iommufd, VB_IOMMU_IOAS_ALLOC, &a, "IOMMU_IOAS_ALLOC");
     return a.out_ioas_id;
 }
 
 static void map_file(struct direct *d, uint32_t ioas, uint64_t iova, uint64_t size) {
-    struct iommu_ioas_map_file m = {
+    struct vb_iommu_ioas_map_file m = {
         .size = sizeof(m), .flags = FLAGS, .ioas_id = ioas, .fd = d->memfd, .length = size, .iova = iova};
 
-    call(d->iommufd, IOMMU_IOAS_MAP_FILE, &m, "IOMMU_IOAS_MAP_FILE");
+    call(d->iommufd, VB_IOMMU_IOAS_MAP_FILE, &m, "IOMMU_IOAS_MAP_FILE");
 }
 
 struct direct *direct_open(const char *address, uint64_t size) {
@@ -75,10 +75,10 @@ struct direct *direct_open(const char *address, uint64_t size) {
     d->device = open_cdev(address);
     d->ioas = new_ioas(d);
     d->pool = new_ioas(d);
-    struct vfio_device_bind_iommufd bind = {.argsz = sizeof(bind), .iommufd = d->iommufd};
-    call(d->device, VFIO_DEVICE_BIND_IOMMUFD, &bind, "VFIO_DEVICE_BIND_IOMMUFD");
-    struct vfio_device_attach_iommufd_pt attach = {.argsz = sizeof(attach), .pt_id = d->ioas};
-    call(d->device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach, "VFIO_DEVICE_ATTACH_IOMMUFD_PT");
+    struct vb_vfio_bind bind = {.argsz = sizeof(bind), .iommufd = d->iommufd};
+    call(d->device, VB_VFIO_DEVICE_BIND, &bind, "VFIO_DEVICE_BIND_IOMMUFD");
+    struct vb_vfio_attach attach = {.argsz = sizeof(attach), .pt_id = d->ioas};
+    call(d->device, VB_VFIO_DEVICE_ATTACH, &attach, "VFIO_DEVICE_ATTACH_IOMMUFD_PT");
     d->memfd = bench_memfd(size);
     map_file(d, d->pool, POOL_IOVA, size);
     return d;
@@ -86,18 +86,18 @@ struct direct *direct_open(const char *address, uint64_t size) {
 
 void direct_pair(struct direct *d, bool copy, uint64_t iova, uint64_t size) {
     if (copy) {
-        struct iommu_ioas_copy c = {.size = sizeof(c),
-                                    .flags = FLAGS,
-                                    .dst_ioas_id = d->ioas,
-                                    .src_ioas_id = d->pool,
-                                    .length = size,
-                                    .dst_iova = iova,
-                                    .src_iova = POOL_IOVA};
-        call(d->iommufd, IOMMU_IOAS_COPY, &c, "IOMMU_IOAS_COPY");
+        struct vb_iommu_ioas_copy c = {.size = sizeof(c),
+                                       .flags = FLAGS,
+                                       .dst_ioas_id = d->ioas,
+                                       .src_ioas_id = d->pool,
+                                       .length = size,
+                                       .dst_iova = iova,
+                                       .src_iova = POOL_IOVA};
+        call(d->iommufd, VB_IOMMU_IOAS_COPY, &c, "IOMMU_IOAS_COPY");
     } else
         map_file(d, d->ioas, iova, size);
-    struct iommu_ioas_unmap u = {.size = sizeof(u), .ioas_id = d->ioas, .iova = iova, .length = size};
-    call(d->iommufd, IOMMU_IOAS_UNMAP, &u, "IOMMU_IOAS_UNMAP");
+    struct vb_iommu_ioas_unmap u = {.size = sizeof(u), .ioas_id = d->ioas, .iova = iova, .length = size};
+    call(d->iommufd, VB_IOMMU_IOAS_UNMAP, &u, "IOMMU_IOAS_UNMAP");
 }
 
 void direct_close(struct direct *d) {

@@ -7,11 +7,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "proto/vfio-broker.pb-c.h"
-
 #include "tests/bench/bench.h"
 #include "tests/bench/direct.h"
 #include "tests/bench/echo.h"
+#include "vfio-broker.pb-c.h"
 
 #define BATCH_MAX 1024u
 #define IOVA      0x40000000ull
