@@ -3,29 +3,16 @@
 
 #include <stddef.h>
 
-#include <linux/vfio.h>
 #if __has_include(<linux/iommufd.h>)
-#include <linux/iommufd.h>
 
 #define SAME_FIELD(ours, theirs, field)                                                                                \
     _Static_assert(offsetof(struct ours, field) == offsetof(struct theirs, field), #ours "." #field)
 #define SAME_SIZE(ours, theirs)   _Static_assert(sizeof(struct ours) == sizeof(struct theirs), #ours)
 #define SAME_NUMBER(ours, theirs) _Static_assert((ours) == (theirs), #ours)
 
-SAME_NUMBER(VB_IOMMU_DESTROY, IOMMU_DESTROY);
-SAME_NUMBER(VB_IOMMU_IOAS_ALLOC, IOMMU_IOAS_ALLOC);
-SAME_NUMBER(VB_IOMMU_IOAS_ALLOW_IOVAS, IOMMU_IOAS_ALLOW_IOVAS);
-SAME_NUMBER(VB_IOMMU_IOAS_COPY, IOMMU_IOAS_COPY);
-SAME_NUMBER(VB_IOMMU_IOAS_IOVA_RANGES, IOMMU_IOAS_IOVA_RANGES);
-SAME_NUMBER(VB_IOMMU_IOAS_MAP, IOMMU_IOAS_MAP);
-SAME_NUMBER(VB_IOMMU_IOAS_UNMAP, IOMMU_IOAS_UNMAP);
-SAME_NUMBER(VB_IOMMU_OPTION, IOMMU_OPTION);
 SAME_NUMBER(VB_IOMMU_MAP_FIXED_IOVA, IOMMU_IOAS_MAP_FIXED_IOVA);
 SAME_NUMBER(VB_IOMMU_MAP_WRITEABLE, IOMMU_IOAS_MAP_WRITEABLE);
 SAME_NUMBER(VB_IOMMU_MAP_READABLE, IOMMU_IOAS_MAP_READABLE);
-SAME_NUMBER(VB_IOMMU_OPTION_RLIMIT_MODE, IOMMU_OPTION_RLIMIT_MODE);
-SAME_NUMBER(VB_IOMMU_OPTION_OP_SET, IOMMU_OPTION_OP_SET);
-SAME_NUMBER(VB_IOMMU_OPTION_OP_GET, IOMMU_OPTION_OP_GET);
 SAME_SIZE(vb_iommu_destroy, iommu_destroy);
 SAME_SIZE(vb_iommu_ioas_alloc, iommu_ioas_alloc);
 SAME_SIZE(vb_iommu_iova_range, iommu_iova_range);
@@ -44,22 +31,17 @@ SAME_FIELD(vb_iommu_ioas_unmap, iommu_ioas_unmap, length);
 SAME_SIZE(vb_iommu_option, iommu_option);
 SAME_FIELD(vb_iommu_option, iommu_option, val64);
 #ifdef IOMMU_GET_HW_INFO
-SAME_NUMBER(VB_IOMMU_GET_HW_INFO, IOMMU_GET_HW_INFO);
 SAME_FIELD(vb_iommu_hw_info, iommu_hw_info, dev_id);
 SAME_FIELD(vb_iommu_hw_info, iommu_hw_info, data_uptr);
 #endif
 #ifdef IOMMU_IOAS_MAP_FILE
-SAME_NUMBER(VB_IOMMU_IOAS_MAP_FILE, IOMMU_IOAS_MAP_FILE);
 SAME_SIZE(vb_iommu_ioas_map_file, iommu_ioas_map_file);
 SAME_FIELD(vb_iommu_ioas_map_file, iommu_ioas_map_file, start);
 SAME_FIELD(vb_iommu_ioas_map_file, iommu_ioas_map_file, iova);
 #endif
 #endif
 
-#ifdef VFIO_DEVICE_BIND_IOMMUFD
-_Static_assert(VB_VFIO_DEVICE_BIND == VFIO_DEVICE_BIND_IOMMUFD, "bind");
-_Static_assert(VB_VFIO_DEVICE_ATTACH == VFIO_DEVICE_ATTACH_IOMMUFD_PT, "attach");
-_Static_assert(VB_VFIO_DEVICE_DETACH == VFIO_DEVICE_DETACH_IOMMUFD_PT, "detach");
+#ifdef VFIO_DEVICE_ATTACH_PASID /* a name that only headers since 6.15 have */
 _Static_assert(offsetof(struct vb_vfio_bind, out_devid) == offsetof(struct vfio_device_bind_iommufd, out_devid),
                "bind");
 _Static_assert(offsetof(struct vb_vfio_attach, pt_id) == offsetof(struct vfio_device_attach_iommufd_pt, pt_id),

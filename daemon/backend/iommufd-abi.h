@@ -2,24 +2,58 @@
  *
  * Debian bookworm's linux-libc-dev (6.1) has neither. Transcribed from include/uapi/linux/iommufd.h and vfio.h of Linux
  * 7.2; the layouts are fixed since 6.2 and 6.6 (MAP_FILE: 6.13). Structures are as long as the oldest kernel knows them;
- * newer kernels take a shorter one as filled up with zeros. iommufd-abi.c compares with the system's headers. */
+ * newer kernels take a shorter one as filled up with zeros. iommufd-abi.c compares with the system's headers. OPTION is for
+ * the daemon, which may; a session cannot. */
 #ifndef VB_BACKEND_IOMMUFD_ABI_H
 #define VB_BACKEND_IOMMUFD_ABI_H
 
 #include <linux/ioctl.h>
 #include <linux/types.h>
+#include <linux/vfio.h>
+#if __has_include(<linux/iommufd.h>)
+#include <linux/iommufd.h>
+#endif
 
-#define VB_IOMMU_TYPE             ';'
-#define VB_IOMMU_DESTROY          _IO(VB_IOMMU_TYPE, 0x80)
-#define VB_IOMMU_IOAS_ALLOC       _IO(VB_IOMMU_TYPE, 0x81)
-#define VB_IOMMU_IOAS_ALLOW_IOVAS _IO(VB_IOMMU_TYPE, 0x82)
-#define VB_IOMMU_IOAS_COPY        _IO(VB_IOMMU_TYPE, 0x83)
-#define VB_IOMMU_IOAS_IOVA_RANGES _IO(VB_IOMMU_TYPE, 0x84)
-#define VB_IOMMU_IOAS_MAP         _IO(VB_IOMMU_TYPE, 0x85)
-#define VB_IOMMU_IOAS_UNMAP       _IO(VB_IOMMU_TYPE, 0x86)
-#define VB_IOMMU_OPTION           _IO(VB_IOMMU_TYPE, 0x87) /* made by the daemon, which may: not by a session */
-#define VB_IOMMU_GET_HW_INFO      _IO(VB_IOMMU_TYPE, 0x8a)
-#define VB_IOMMU_IOAS_MAP_FILE    _IO(VB_IOMMU_TYPE, 0x8f)
+/* Requests have the kernel's names. */
+#ifndef IOMMU_DESTROY
+#define IOMMU_DESTROY _IO(';', 0x80)
+#endif
+#ifndef IOMMU_IOAS_ALLOC
+#define IOMMU_IOAS_ALLOC _IO(';', 0x81)
+#endif
+#ifndef IOMMU_IOAS_ALLOW_IOVAS
+#define IOMMU_IOAS_ALLOW_IOVAS _IO(';', 0x82)
+#endif
+#ifndef IOMMU_IOAS_COPY
+#define IOMMU_IOAS_COPY _IO(';', 0x83)
+#endif
+#ifndef IOMMU_IOAS_IOVA_RANGES
+#define IOMMU_IOAS_IOVA_RANGES _IO(';', 0x84)
+#endif
+#ifndef IOMMU_IOAS_MAP
+#define IOMMU_IOAS_MAP _IO(';', 0x85)
+#endif
+#ifndef IOMMU_IOAS_UNMAP
+#define IOMMU_IOAS_UNMAP _IO(';', 0x86)
+#endif
+#ifndef IOMMU_OPTION
+#define IOMMU_OPTION _IO(';', 0x87)
+#endif
+#ifndef IOMMU_GET_HW_INFO
+#define IOMMU_GET_HW_INFO _IO(';', 0x8a)
+#endif
+#ifndef IOMMU_IOAS_MAP_FILE
+#define IOMMU_IOAS_MAP_FILE _IO(';', 0x8f)
+#endif
+#ifndef VFIO_DEVICE_BIND_IOMMUFD
+#define VFIO_DEVICE_BIND_IOMMUFD _IO(VFIO_TYPE, VFIO_BASE + 18)
+#endif
+#ifndef VFIO_DEVICE_ATTACH_IOMMUFD_PT
+#define VFIO_DEVICE_ATTACH_IOMMUFD_PT _IO(VFIO_TYPE, VFIO_BASE + 19)
+#endif
+#ifndef VFIO_DEVICE_DETACH_IOMMUFD_PT
+#define VFIO_DEVICE_DETACH_IOMMUFD_PT _IO(VFIO_TYPE, VFIO_BASE + 20)
+#endif
 
 /* Flags of MAP, MAP_FILE and COPY. */
 #define VB_IOMMU_MAP_FIXED_IOVA (1u << 0)
@@ -121,11 +155,6 @@ struct vb_iommu_hw_info {
 };
 
 /* ---- VFIO device cdevs (6.6) ---- */
-#define VB_VFIO_TYPE          ';'
-#define VB_VFIO_DEVICE_BIND   _IO(VB_VFIO_TYPE, 100 + 18) /* VFIO_DEVICE_BIND_IOMMUFD */
-#define VB_VFIO_DEVICE_ATTACH _IO(VB_VFIO_TYPE, 100 + 19) /* VFIO_DEVICE_ATTACH_IOMMUFD_PT */
-#define VB_VFIO_DEVICE_DETACH _IO(VB_VFIO_TYPE, 100 + 20) /* VFIO_DEVICE_DETACH_IOMMUFD_PT */
-
 struct vb_vfio_bind {
     __u32 argsz;
     __u32 flags;

@@ -49,7 +49,7 @@ int vb_iommufd_device_bind(struct vb_backend *b, vb_handle device, struct vb_err
     struct vb_iommufd *io = (struct vb_iommufd *)b;
     struct vb_iommufd_device *d = device_of(b, device);
     struct vb_vfio_bind bind = {.argsz = sizeof(bind), .iommufd = io->fd};
-    int r = vb_iommufd_ioctl(d->fd, VB_VFIO_DEVICE_BIND, &bind);
+    int r = vb_iommufd_ioctl(d->fd, VFIO_DEVICE_BIND_IOMMUFD, &bind);
 
     switch (r) {
     case 0:
@@ -85,7 +85,8 @@ int vb_iommufd_device_bind(struct vb_backend *b, vb_handle device, struct vb_err
 int vb_iommufd_device_attach(struct vb_backend *b, vb_handle device, vb_handle space, struct vb_error *e) {
     struct vb_iommufd_device *d = device_of(b, device);
     struct vb_vfio_attach attach = {.argsz = sizeof(attach), .pt_id = (uint32_t)space};
-    int r = vb_iommufd_ioctl(d->fd, VB_VFIO_DEVICE_ATTACH, &attach); /* replaces what the client may have attached */
+    int r = vb_iommufd_ioctl(d->fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT,
+                             &attach); /* replaces what the client may have attached */
 
     switch (r) {
     case -ENOMEM: /* pages.c, iopt_pages... charge against RLIMIT_MEMLOCK; or no memory for page tables */
@@ -116,7 +117,7 @@ int vb_iommufd_device_attach(struct vb_backend *b, vb_handle device, vb_handle s
 int vb_iommufd_device_detach(struct vb_backend *b, vb_handle device, struct vb_error *e) {
     struct vb_iommufd_device *d = device_of(b, device);
     struct vb_vfio_detach detach = {.argsz = sizeof(detach)};
-    int r = vb_iommufd_ioctl(d->fd, VB_VFIO_DEVICE_DETACH, &detach);
+    int r = vb_iommufd_ioctl(d->fd, VFIO_DEVICE_DETACH_IOMMUFD_PT, &detach);
 
     /* A device that the client has detached already is detached: the kernel says 0 (drivers/vfio/iommufd.c). */
     return r < 0 ? vb_fail(e, r, "detaching %s", d->address) : 0;
@@ -129,7 +130,7 @@ void vb_iommufd_device_close(struct vb_backend *b, vb_handle device) {
     if (d->state != VB_IOMMUFD_OPEN)
         return;
     if (d->devid)
-        vb_iommufd_ioctl(d->fd, VB_VFIO_DEVICE_DETACH, &detach);
+        vb_iommufd_ioctl(d->fd, VFIO_DEVICE_DETACH_IOMMUFD_PT, &detach);
     close(d->fd); /* the last close resets the device, which can take a second */
     d->fd = -1;
     d->state = VB_IOMMUFD_CLOSED;

@@ -30,15 +30,15 @@ int vb_iommufd_pool_init(struct vb_iommufd *io, struct vb_error *e) {
         .size = sizeof(probe), .flags = VB_IOMMU_MAP_FIXED_IOVA | VB_IOMMU_MAP_READABLE, .fd = -1, .length = 4096};
     int r;
 
-    r = vb_iommufd_ioctl(io->fd, VB_IOMMU_IOAS_ALLOC, &alloc);
+    r = vb_iommufd_ioctl(io->fd, IOMMU_IOAS_ALLOC, &alloc);
     if (r < 0)
         return vb_fail(e, r, "IOAS_ALLOC of the memory pool (is this fd an iommufd?)");
     io->pool = allow.ioas_id = probe.ioas_id = alloc.out_ioas_id;
-    r = vb_iommufd_ioctl(io->fd, VB_IOMMU_IOAS_ALLOW_IOVAS, &allow);
+    r = vb_iommufd_ioctl(io->fd, IOMMU_IOAS_ALLOW_IOVAS, &allow);
     if (r < 0)
         return vb_fail(e, r, "ALLOW_IOVAS of the memory pool");
     /* EBADF from a kernel that knows MAP_FILE (6.13), ENOTTY from one that does not (main.c, iommufd_fops_ioctl). */
-    if (io->map_file && vb_iommufd_ioctl(io->fd, VB_IOMMU_IOAS_MAP_FILE, &probe) == -ENOTTY)
+    if (io->map_file && vb_iommufd_ioctl(io->fd, IOMMU_IOAS_MAP_FILE, &probe) == -ENOTTY)
         io->map_file = false;
     return 0;
 }
@@ -55,7 +55,7 @@ static int map_piece(struct vb_iommufd *io, const struct vb_iommufd_slot *s, int
                                       .length = size,
                                       .iova = iova + offset};
 
-        return vb_iommufd_ioctl(io->fd, VB_IOMMU_IOAS_MAP, &m);
+        return vb_iommufd_ioctl(io->fd, IOMMU_IOAS_MAP, &m);
     }
     struct vb_iommu_ioas_map_file m = {.size = sizeof(m),
                                        .flags = flags,
@@ -65,7 +65,7 @@ static int map_piece(struct vb_iommufd *io, const struct vb_iommufd_slot *s, int
                                        .length = size,
                                        .iova = iova + offset};
 
-    return vb_iommufd_ioctl(io->fd, VB_IOMMU_IOAS_MAP_FILE, &m);
+    return vb_iommufd_ioctl(io->fd, IOMMU_IOAS_MAP_FILE, &m);
 }
 
 /* Whatever lies in a slot, in as many pieces as there are. */
@@ -74,7 +74,7 @@ static int empty_slot(struct vb_iommufd *io, vb_handle slot) {
                                     .ioas_id = io->pool,
                                     .iova = vb_iommufd_pool_iova(slot),
                                     .length = (uint64_t)1 << SLOT_SHIFT};
-    int r = vb_iommufd_ioctl(io->fd, VB_IOMMU_IOAS_UNMAP, &u);
+    int r = vb_iommufd_ioctl(io->fd, IOMMU_IOAS_UNMAP, &u);
 
     return r == -ENOENT ? 0 : r; /* nothing there */
 }

@@ -27,14 +27,14 @@ int vb_iommufd_ioctl(int fd, unsigned long request, void *arg) {
 int vb_iommufd_unmap_all(struct vb_iommufd *io, uint32_t ioas) {
     struct vb_iommu_ioas_unmap u = {.size = sizeof(u), .ioas_id = ioas, .iova = 0, .length = UINT64_MAX};
 
-    return vb_iommufd_ioctl(io->fd, VB_IOMMU_IOAS_UNMAP, &u);
+    return vb_iommufd_ioctl(io->fd, IOMMU_IOAS_UNMAP, &u);
 }
 
 bool vb_iommufd_has_device(struct vb_iommufd *io, uint32_t devid) {
     /* device.c, iommufd_get_hw_info: takes no lock that an attach or a pin could hold. */
     struct vb_iommu_hw_info info = {.size = sizeof(info), .dev_id = devid};
 
-    return vb_iommufd_ioctl(io->fd, VB_IOMMU_GET_HW_INFO, &info) != -ENOENT;
+    return vb_iommufd_ioctl(io->fd, IOMMU_GET_HW_INFO, &info) != -ENOENT;
 }
 
 static uint64_t io_features(struct vb_backend *b) {
@@ -48,7 +48,7 @@ static uint64_t io_features(struct vb_backend *b) {
 static int destroy(struct vb_iommufd *io, uint32_t id) {
     struct vb_iommu_destroy d = {.size = sizeof(d), .id = id};
 
-    return vb_iommufd_ioctl(io->fd, VB_IOMMU_DESTROY, &d);
+    return vb_iommufd_ioctl(io->fd, IOMMU_DESTROY, &d);
 }
 
 static void retry_tombstones(struct vb_iommufd *io) {
@@ -72,7 +72,7 @@ static int io_space_add(struct vb_backend *b, vb_handle *ret, struct vb_error *e
         return vb_refuse(e, VB_LIMIT,
                          "%" PRIu32 " spaces exist and %" PRIu32 " destroyed ones are still held by attached devices",
                          io->n_spaces, io->n_tombstones);
-    r = vb_iommufd_ioctl(io->fd, VB_IOMMU_IOAS_ALLOC, &a);
+    r = vb_iommufd_ioctl(io->fd, IOMMU_IOAS_ALLOC, &a);
     if (r < 0)
         return vb_fail(e, r, "IOAS_ALLOC of a space");
     if (a.out_ioas_id > VB_IOMMUFD_IDS) { /* a holding session could not find it; ids are the lowest free ones */
@@ -106,7 +106,7 @@ static int io_space_info(struct vb_backend *b, vb_handle space, struct vb_space_
     uint32_t i;
     int r;
 
-    r = vb_iommufd_ioctl(iommufd(b)->fd, VB_IOMMU_IOAS_IOVA_RANGES, &q);
+    r = vb_iommufd_ioctl(iommufd(b)->fd, IOMMU_IOAS_IOVA_RANGES, &q);
     if (r < 0 && r != -EMSGSIZE) /* more ranges than we have room for: those beyond are not used */
         return vb_fail(e, r, "IOVA_RANGES of IOAS %" PRIu64, space);
     ret->n_usable = q.num_iovas < VB_REGIONS_MAX ? q.num_iovas : VB_REGIONS_MAX;
@@ -145,7 +145,7 @@ static int io_map(struct vb_backend *b, vb_handle space, const struct vb_backend
                                        .dst_iova = maps[i].iova,
                                        .src_iova = vb_iommufd_pool_iova(maps[i].memory) + maps[i].offset};
 
-        r = vb_iommufd_ioctl(io->fd, VB_IOMMU_IOAS_COPY, &c);
+        r = vb_iommufd_ioctl(io->fd, IOMMU_IOAS_COPY, &c);
         if (r < 0) {
             *ret_done = i;
             return vb_fail(e, r, "mapping 0x%" PRIx64 " of 0x%" PRIx64 " bytes into IOAS %" PRIu64 "%s", maps[i].iova,
@@ -162,7 +162,7 @@ static int unmap_range(struct vb_iommufd *io, vb_handle space, struct vb_range r
 
     if (range.first == 0 && range.last == UINT64_MAX)
         u.length = UINT64_MAX; /* the kernel's word for everything; nothing there is fine then */
-    return vb_iommufd_ioctl(io->fd, VB_IOMMU_IOAS_UNMAP, &u);
+    return vb_iommufd_ioctl(io->fd, IOMMU_IOAS_UNMAP, &u);
 }
 
 static int io_unmap(struct vb_backend *b, vb_handle space, const struct vb_range *ranges, size_t n, size_t *ret_done,
