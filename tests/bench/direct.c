@@ -53,7 +53,7 @@ static void call(int fd, unsigned long request, void *arg, const char *what) {
 static uint32_t new_ioas(struct direct *d) {
     struct vb_iommu_ioas_alloc a = {.size = sizeof(a)};
 
-    call(d->iommufd, VB_IOMMU_IOAS_ALLOC, &a, "IOMMU_IOAS_ALLOC");
+    call(d->iommufd, IOMMU_IOAS_ALLOC, &a, "IOMMU_IOAS_ALLOC");
     return a.out_ioas_id;
 }
 
@@ -61,7 +61,7 @@ static void map_file(struct direct *d, uint32_t ioas, uint64_t iova, uint64_t si
     struct vb_iommu_ioas_map_file m = {
         .size = sizeof(m), .flags = FLAGS, .ioas_id = ioas, .fd = d->memfd, .length = size, .iova = iova};
 
-    call(d->iommufd, VB_IOMMU_IOAS_MAP_FILE, &m, "IOMMU_IOAS_MAP_FILE");
+    call(d->iommufd, IOMMU_IOAS_MAP_FILE, &m, "IOMMU_IOAS_MAP_FILE");
 }
 
 struct direct *direct_open(const char *address, uint64_t size) {
@@ -76,9 +76,9 @@ struct direct *direct_open(const char *address, uint64_t size) {
     d->ioas = new_ioas(d);
     d->pool = new_ioas(d);
     struct vb_vfio_bind bind = {.argsz = sizeof(bind), .iommufd = d->iommufd};
-    call(d->device, VB_VFIO_DEVICE_BIND, &bind, "VFIO_DEVICE_BIND_IOMMUFD");
+    call(d->device, VFIO_DEVICE_BIND_IOMMUFD, &bind, "VFIO_DEVICE_BIND_IOMMUFD");
     struct vb_vfio_attach attach = {.argsz = sizeof(attach), .pt_id = d->ioas};
-    call(d->device, VB_VFIO_DEVICE_ATTACH, &attach, "VFIO_DEVICE_ATTACH_IOMMUFD_PT");
+    call(d->device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach, "VFIO_DEVICE_ATTACH_IOMMUFD_PT");
     d->memfd = bench_memfd(size);
     map_file(d, d->pool, POOL_IOVA, size);
     return d;
@@ -93,11 +93,11 @@ void direct_pair(struct direct *d, bool copy, uint64_t iova, uint64_t size) {
                                        .length = size,
                                        .dst_iova = iova,
                                        .src_iova = POOL_IOVA};
-        call(d->iommufd, VB_IOMMU_IOAS_COPY, &c, "IOMMU_IOAS_COPY");
+        call(d->iommufd, IOMMU_IOAS_COPY, &c, "IOMMU_IOAS_COPY");
     } else
         map_file(d, d->ioas, iova, size);
     struct vb_iommu_ioas_unmap u = {.size = sizeof(u), .ioas_id = d->ioas, .iova = iova, .length = size};
-    call(d->iommufd, VB_IOMMU_IOAS_UNMAP, &u, "IOMMU_IOAS_UNMAP");
+    call(d->iommufd, IOMMU_IOAS_UNMAP, &u, "IOMMU_IOAS_UNMAP");
 }
 
 void direct_close(struct direct *d) {
