@@ -12,8 +12,8 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
+#include <unistd.h>
 
-#include "internal.pb-c.h"
 #include "session/dispatch.h"
 
 #define ARENA_SIZE VB_DECODE_MAX

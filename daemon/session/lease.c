@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <stdio.h>
 
-#include "internal.pb-c.h"
 #include "session/session.h"
 
 int vb_lease_want(struct vb_ledger *l, uint64_t total, struct vb_error *e) {

@@ -11,7 +11,7 @@
 #include "backend/emulated.h"
 #include "backend/iommufd.h"
 #include "config.h"
-#include "internal.pb-c.h"
+#include "proto/cleanup.h"
 #include "session/session.h"
 
 void vb_session_log(const struct vb_session *s, const char *fmt, ...) {

@@ -1,8 +1,8 @@
 /* Requests about devices. The daemon decides who may have which device and opens its node; everything after that is ours. */
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
-#include "internal.pb-c.h"
 #include "session/dispatch.h"
 
 /* Kinds are static strings in the model; the daemon's words are matched to ours. */
@@ -56,8 +56,8 @@ int vb_op_device_claim(struct vb_session *s, struct vb_request *rq, struct vb_er
     const char *address = rq->msg->device_claim->address;
     struct vb_reserved reserved[VB_REGIONS_MAX];
     struct vb_device *device;
-    size_t n;
-    uint32_t group;
+    size_t n = 0;
+    uint32_t group = 0;
     int fd = -1, client_fd = -1;
 
     if (address[0] == 0 || strlen(address) > VB_ADDRESS_MAX)

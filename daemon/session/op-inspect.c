@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "internal.pb-c.h"
 #include "session/dispatch.h"
 
 /* A cursor in the mapping list: the next IOVA's page, and in the 12 bits below it the space's place in the table, plus 1. */

@@ -22,6 +22,7 @@
 #include <sys/queue.h>
 
 #include "core/model.h"
+#include "internal.pb-c.h"
 #include "proto/codec.h"
 #include "proto/fdpass.h"
 
@@ -105,12 +106,10 @@ void vb_client_event_closing(struct vb_session *s, const char *reason);
 /* ---- control.c ---- */
 int vb_control_start(struct vb_session *s, int fd /* consumed */);
 void vb_control_stop(struct vb_session *s);
-struct _VfioBrokerInternal__Call;
-struct _VfioBrokerInternal__Answer;
 /* Calls the daemon and waits, answering its questions meanwhile. On 0 ret_answer lives in control.arena until the next
  * message; *ret_fd (may be NULL) is a fd that came with it, the caller's. VB_UNAVAILABLE: no daemon; or its refusal. */
-int vb_control_call(struct vb_session *s, struct _VfioBrokerInternal__Call *call,
-                    struct _VfioBrokerInternal__Answer **ret_answer, int *ret_fd, struct vb_error *e);
+int vb_control_call(struct vb_session *s, VfioBrokerInternal__Call *call, VfioBrokerInternal__Answer **ret_answer,
+                    int *ret_fd, struct vb_error *e);
 /* One-way messages; lost when there is no daemon: the next one learns the state by Adopt. */
 void vb_control_device_free(struct vb_session *s, const char *address);
 void vb_control_holding(struct vb_session *s);

@@ -95,7 +95,7 @@ static void hello(void) {
     assert_int_equal(r->body_case, VFIO_BROKER__REPLY__BODY_HELLO);
     assert_int_equal(r->hello->session, 7);
     assert_int_equal(r->hello->version, 1);
-    assert_int_equal(r->hello->limits->mappings, 100);
+    assert_int_equal(r->hello->limits->mappings, s.model->mappings_max);
 }
 
 static uint32_t register_memory(void) {
