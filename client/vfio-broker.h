@@ -34,7 +34,8 @@
  *   Every function returns 0, a negative errno when the host or the connection failed, or a positive enum vfb_code when
  *   the broker said no. vfb_error() tells the sentence and the details of the last failure on that client. A request
  *   that fails has changed nothing. Outputs are untouched on failure.
- *   A lost connection is -EPIPE for this and every later call.
+ *   A lost connection is -EPIPE for the calls that were under way and for every later one. Those under way get VFB_PROTOCOL
+ *   instead if the other side talked nonsense, or the broker's own code if it said why it hung up.
  *
  * THREADS
  *   One thread at a time may use a client. Different clients are independent. The library starts no thread, installs no
@@ -87,10 +88,10 @@ struct vfb_conflict {
 };
 
 struct vfb_error {
-    int code;         /* what the call returned: negative errno or enum vfb_code; 0: nothing failed yet */
-    int host_errno;   /* positive errno of the host when it failed behind the broker, else 0 */
-    const char *text; /* one sentence: object, numbers, way out */
-    long entry;       /* first failing entry of a batch, or -1 */
+    int code;                     /* what the call returned: negative errno or enum vfb_code; 0: nothing failed yet */
+    int host_errno;               /* positive errno of the host when it failed behind the broker, else 0 */
+    const char *text;             /* one sentence: object, numbers, way out */
+    long entry;                   /* first failing entry of a batch, or -1 */
     uint64_t wanted, used, limit; /* with VFB_LIMIT */
     const char *limit_whose;      /* "RLIMIT_MEMLOCK of pid 812", or "" */
     const struct vfb_conflict *conflicts;
@@ -106,7 +107,7 @@ const char *vfb_code_name(int code);
 
 /* Allocates a client, not connected. -ENOMEM. */
 int vfb_client_new(struct vfb_client **ret_client);
-/* Connects and says hello. path: NULL for $VFIO_BROKER_SOCKET or else VFB_SOCKET. name: for people who look at the
+/* Connects and says hello; after a failure it may be called again. path: NULL for $VFIO_BROKER_SOCKET or else VFB_SOCKET. name: for people who look at the
  * broker ("qemu vm-12"), at most 63 printable characters; NULL for none. Blocks until the session is there (a few ms).
  * -ENOENT or -ECONNREFUSED: no broker there; VFB_DENIED: policy grants nothing to this user. */
 int vfb_connect(struct vfb_client *c, const char *path, const char *name);
@@ -213,7 +214,8 @@ int vfb_device_release(struct vfb_client *c, uint32_t device);
 /* ---- looking -------------------------------------------------------------------------------------------------- */
 
 struct vfb_usage {
-    uint64_t limit, lease, used, mapped; /* bytes: may be pinned, leased to this session, paid, mapped (aliases counted) */
+    uint64_t limit, lease, used,
+        mapped; /* bytes: may be pinned, leased to this session, paid, mapped (aliases counted) */
     uint64_t mappings, mappings_max;
     uint32_t memories, spaces, devices;
     char limit_whose[96];
@@ -224,8 +226,8 @@ int vfb_usage(struct vfb_client *c, struct vfb_usage *ret_usage);
 struct vfb_device_info {
     char address[64], driver[32];
     uint16_t vendor, device;
-    int group;       /* IOMMU group, -1 for none */
-    char state[16];  /* "free", "claimed", "held", "unusable" */
+    int group;        /* IOMMU group, -1 for none */
+    char state[16];   /* "free", "claimed", "held", "unusable" */
     char reason[128]; /* why unusable, and what to do */
     uint32_t session; /* that has it, or 0 */
 };
@@ -234,12 +236,13 @@ int vfb_device_list(struct vfb_client *c, struct vfb_device_info **ret_devices, 
 
 /* ---- event loops ---------------------------------------------------------------------------------------------- */
 
-/* The fd to watch; -1 when not connected. It stays the same for the life of the connection. */
+/* The fd to watch; -1 before vfb_connect(). It stays the same until vfb_client_free(): after a loss poll(2) shows it
+ * readable for ever, so that a loop which was not told calls vfb_process() and learns it. */
 int vfb_fd(const struct vfb_client *c);
 /* POLLIN, and POLLOUT while something waits to be sent (poll(2)). */
 short vfb_events(const struct vfb_client *c);
 /* Does what is possible without blocking: sends, receives, calls callbacks. 0, or -EPIPE: the connection is gone, every
- * pending callback has been called with -EPIPE. Callbacks may make calls on the client, but not free it. */
+ * pending callback has been called. Callbacks may make calls on the client, but not free it. */
 int vfb_process(struct vfb_client *c);
 
 /* result: as the blocking call returns; vfb_error(c) tells more during the callback. */

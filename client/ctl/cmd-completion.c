@@ -1,0 +1,87 @@
+/* vfio-brokerctl completion: a script for bash that asks the binary, so that it can never be out of date. */
+#include "config.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "client/ctl/ctl.h"
+#include "client/ctl/pci.h"
+
+/* COMP_WORDBREAKS has : and =, so readline replaces only what follows the last of them. */
+static const char script[] = "# bash completion for vfio-brokerctl:  . <(vfio-brokerctl completion)\n"
+                             "_vfio_brokerctl() {\n"
+                             "    local line=${COMP_LINE:0:COMP_POINT} word prefix i\n"
+                             "    word=${line##* }\n"
+                             "    prefix=${word%\"${word##*[:=]}\"}\n"
+                             "    mapfile -t COMPREPLY < <(\"$1\" __complete \"$line\" 2>/dev/null)\n"
+                             "    for i in \"${!COMPREPLY[@]}\"; do\n"
+                             "        COMPREPLY[i]=${COMPREPLY[i]#\"$prefix\"}\n"
+                             "    done\n"
+                             "    [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace\n"
+                             "}\n"
+                             "complete -F _vfio_brokerctl vfio-brokerctl\n";
+
+int cmd_completion(struct ctl *ctl, int n, char **args) {
+    (void)ctl, (void)n, (void)args;
+    fputs(script, stdout);
+    return CTL_OK;
+}
+
+static void offer(const char *word, const char *prefix) {
+    if (strncmp(word, prefix, strlen(prefix)) == 0)
+        puts(word);
+}
+
+static void offer_all(const char *const *words, const char *prefix) {
+    for (; words && *words; words++)
+        offer(*words, prefix);
+}
+
+static void offer_devices(const char *prefix) {
+    DIR *d = opendir(PCI_SYSFS "/bus/pci/devices");
+    struct dirent *e;
+
+    while (d && (e = readdir(d)))
+        if (e->d_name[0] != '.')
+            offer(e->d_name, prefix);
+    if (d)
+        closedir(d);
+}
+
+static const struct ctl_verb *verb_of(const char *word, size_t size) {
+    for (unsigned i = 0; i < ctl_n_verbs; i++)
+        if (ctl_verbs[i].help && strlen(ctl_verbs[i].name) == size && strncmp(ctl_verbs[i].name, word, size) == 0)
+            return &ctl_verbs[i];
+    return NULL;
+}
+
+int cmd_complete(struct ctl *ctl, int n, char **args) {
+    static const char *const json_words[] = {"--json=short", "--json=pretty", "--json=off", NULL};
+    const struct ctl_verb *v = NULL;
+    const char *p = args[0];
+    int words = 0; /* that are no options, after the program's name and before the one to complete */
+    (void)ctl, (void)n;
+
+    for (const char *end; (end = strchr(p, ' ')); p = end + 1) {
+        if (end == p || *p == '-')
+            continue;
+        if (words == 1)
+            v = verb_of(p, (size_t)(end - p));
+        words++;
+    }
+    if (strncmp(p, "--json=", 7) == 0) {
+        offer_all(json_words, p);
+    } else if (*p == '-') {
+        offer_all(ctl_option_words, p);
+    } else if (words <= 1) {
+        for (unsigned i = 0; i < ctl_n_verbs; i++)
+            if (ctl_verbs[i].help)
+                offer(ctl_verbs[i].name, p);
+    } else if (v && v->words && words == 2) {
+        offer_all(v->words, p);
+    } else if (v && v->max_args < 0) {
+        offer_devices(p);
+    }
+    return CTL_OK;
+}

@@ -1,0 +1,180 @@
+/* vfio-brokerctl list: a table of kinds, each with its columns and what fills a page of rows. */
+#include "config.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "client/ctl/ctl.h"
+
+/* ---- sessions ------------------------------------------------------------------------------------------------- */
+
+static const struct grid_column session_columns[] = {
+    {"session", "SESSION", GRID_NUMBER}, {"state", "STATE", GRID_TEXT},      {"client", "CLIENT", GRID_TEXT},
+    {"client_pid", "PID", GRID_NUMBER},  {"client_uid", "UID", GRID_NUMBER}, {"lease", "LEASE", GRID_BYTES},
+    {"started", "STARTED", GRID_TIME},   {"pid", "SERVED BY", GRID_NUMBER},  {"uid", NULL, GRID_NUMBER},
+    {"admin", NULL, GRID_FLAG},          {"devices", "DEVICES", GRID_WORDS},
+};
+
+static void add_sessions(struct grid *g, uint32_t own, const VfioBroker__InspectReply *reply) {
+    for (size_t i = 0; i < reply->n_sessions; i++) {
+        const VfioBroker__SessionRow *row = reply->sessions[i];
+
+        if (row->session == own) /* vfio-brokerctl itself: people look for their VMs */
+            continue;
+        grid_number(g, row->session);
+        grid_text(g, row->state);
+        grid_text(g, row->client);
+        grid_number(g, row->client_pid);
+        grid_number(g, row->client_uid);
+        grid_number(g, row->lease);
+        grid_number(g, row->started);
+        grid_number(g, row->pid);
+        grid_number(g, row->uid);
+        grid_number(g, row->admin);
+        grid_words(g, row->devices, row->n_devices);
+    }
+}
+
+/* ---- spaces --------------------------------------------------------------------------------------------------- */
+
+static const struct grid_column space_columns[] = {
+    {"session", "SESSION", GRID_NUMBER},   {"space", "SPACE", GRID_NUMBER},        {"name", "NAME", GRID_TEXT},
+    {"mappings", "MAPPINGS", GRID_NUMBER}, {"mapped_bytes", "MAPPED", GRID_BYTES}, {"domains", "DOMAINS", GRID_TEXT},
+    {"devices", "DEVICES", GRID_WORDS},
+};
+
+static void add_spaces(struct grid *g, uint32_t session, const VfioBroker__InspectReply *reply) {
+    for (size_t i = 0; i < reply->n_spaces; i++) {
+        const VfioBroker__SpaceRow *row = reply->spaces[i];
+
+        grid_number(g, session);
+        grid_number(g, row->space);
+        grid_text(g, row->name);
+        grid_number(g, row->mappings);
+        grid_number(g, row->mapped_bytes);
+        grid_text(g, row->domains);
+        grid_words(g, row->devices, row->n_devices);
+    }
+}
+
+/* ---- mappings ------------------------------------------------------------------------------------------------- */
+
+static const struct grid_column mapping_columns[] = {
+    {"session", "SESSION", GRID_NUMBER}, {"space", "SPACE", GRID_NUMBER},   {"iova", "IOVA", GRID_ADDRESS},
+    {"size", "SIZE", GRID_BYTES},        {"memory", "MEMORY", GRID_NUMBER}, {"offset", "OFFSET", GRID_ADDRESS},
+    {"prot", "PROT", GRID_TEXT},
+};
+
+static void add_mappings(struct grid *g, uint32_t session, const VfioBroker__InspectReply *reply) {
+    static const char *const prots[] = {"--", "r-", "-w", "rw"};
+
+    for (size_t i = 0; i < reply->n_mappings; i++) {
+        const VfioBroker__MappingRow *row = reply->mappings[i];
+
+        grid_number(g, session);
+        grid_number(g, row->space);
+        grid_number(g, row->iova);
+        grid_number(g, row->size);
+        grid_number(g, row->memory);
+        grid_number(g, row->offset);
+        grid_text(g, prots[row->prot & (VFB_READ | VFB_WRITE)]);
+    }
+}
+
+/* ---- memory --------------------------------------------------------------------------------------------------- */
+
+static const struct grid_column memory_columns[] = {
+    {"session", "SESSION", GRID_NUMBER}, {"memory", "MEMORY", GRID_NUMBER},     {"name", "NAME", GRID_TEXT},
+    {"kind", "KIND", GRID_TEXT},         {"size", "SIZE", GRID_BYTES},          {"page_size", "PAGES", GRID_BYTES},
+    {"writable", "WRITABLE", GRID_FLAG}, {"mappings", "MAPPINGS", GRID_NUMBER}, {"paid", "PAID", GRID_BYTES},
+};
+
+static void add_memory(struct grid *g, uint32_t session, const VfioBroker__InspectReply *reply) {
+    for (size_t i = 0; i < reply->n_memories; i++) {
+        const VfioBroker__MemoryRow *row = reply->memories[i];
+
+        grid_number(g, session);
+        grid_number(g, row->memory);
+        grid_text(g, row->name);
+        grid_text(g, row->kind);
+        grid_number(g, row->size);
+        grid_number(g, row->page_size);
+        grid_number(g, row->writable);
+        grid_number(g, row->mappings);
+        grid_number(g, row->paid);
+    }
+}
+
+/* ---- devices -------------------------------------------------------------------------------------------------- */
+
+static const struct grid_column device_columns[] = {
+    {"address", "ADDRESS", GRID_TEXT},   {"id", "ID", GRID_TEXT},           {"class", NULL, GRID_ADDRESS},
+    {"group", "GROUP", GRID_NUMBER},     {"driver", "DRIVER", GRID_TEXT},   {"state", "STATE", GRID_TEXT},
+    {"session", "SESSION", GRID_NUMBER}, {"granted", "GRANTED", GRID_FLAG}, {"reason", "REASON", GRID_TEXT},
+};
+
+static void add_devices(struct grid *g, uint32_t session, const VfioBroker__InspectReply *reply) {
+    (void)session;
+    for (size_t i = 0; i < reply->n_devices; i++) {
+        const VfioBroker__DeviceRow *row = reply->devices[i];
+        char id[16];
+
+        snprintf(id, sizeof id, "%04x:%04x", row->vendor & 0xffff, row->device & 0xffff);
+        grid_text(g, row->address);
+        grid_text(g, id);
+        grid_number(g, row->pci_class);
+        grid_number(g, (uint64_t)(int64_t)row->group);
+        grid_text(g, row->driver);
+        grid_text(g, row->state);
+        grid_number(g, row->session);
+        grid_number(g, row->granted);
+        grid_text(g, row->reason);
+    }
+}
+
+/* ---- the verb ------------------------------------------------------------------------------------------------- */
+
+#define COLUMNS(c) c, sizeof(c) / sizeof *(c)
+
+static const struct kind {
+    const char *name; /* also the key in JSON */
+    VfioBroker__InspectKind kind;
+    bool per_session;
+    ctl_page_fn add;
+    const struct grid_column *columns;
+    size_t n_columns;
+} kinds[] = {
+    {"sessions", VFIO_BROKER__INSPECT_KIND__INSPECT_SESSIONS, false, add_sessions, COLUMNS(session_columns)},
+    {"spaces", VFIO_BROKER__INSPECT_KIND__INSPECT_SPACES, true, add_spaces, COLUMNS(space_columns)},
+    {"mappings", VFIO_BROKER__INSPECT_KIND__INSPECT_MAPPINGS, true, add_mappings, COLUMNS(mapping_columns)},
+    {"memory", VFIO_BROKER__INSPECT_KIND__INSPECT_MEMORY, true, add_memory, COLUMNS(memory_columns)},
+    {"devices", VFIO_BROKER__INSPECT_KIND__INSPECT_DEVICES, false, add_devices, COLUMNS(device_columns)},
+};
+#define N_KINDS (sizeof kinds / sizeof *kinds)
+const char *const cmd_list_words[] = {"sessions", "spaces", "mappings", "memory", "devices", NULL};
+
+int cmd_list(struct ctl *ctl, int n, char **args) {
+    const char *name = n > 0 ? args[0] : "sessions";
+    const struct kind *k = NULL;
+    int status, shown;
+
+    for (size_t i = 0; i < N_KINDS; i++)
+        if (strcmp(kinds[i].name, name) == 0)
+            k = &kinds[i];
+    if (!k) {
+        ctl_say("there is no list of %s: sessions, spaces, mappings, memory, devices", name);
+        return CTL_USAGE;
+    }
+    if (ctl->has_session && !k->per_session) {
+        ctl_say("--session= goes with spaces, mappings and memory");
+        return CTL_USAGE;
+    }
+    GRID struct grid g = {.columns = k->columns, .n_columns = k->n_columns};
+    status = ctl_connect(ctl);
+    if (status == CTL_OK)
+        status = k->per_session ? ctl_ask_sessions(ctl, k->kind, k->add, &g) : ctl_ask(ctl, k->kind, 0, k->add, &g);
+    if (status != CTL_OK && grid_rows(&g) == 0)
+        return status;
+    shown = ctl_show(ctl, &g, k->name, false);
+    return status != CTL_OK ? status : shown;
+}

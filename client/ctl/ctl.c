@@ -1,0 +1,235 @@
+/* vfio-brokerctl: argv, the table of verbs, help. */
+#include "config.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "client/ctl/ctl.h"
+
+#define DEADLINE_SECONDS 30u
+#define LOOK             (CTL_OPT_JSON | CTL_OPT_SOCKET)
+
+const struct ctl_verb ctl_verbs[] = {
+    {"status", "", "Show the broker", "Shows the daemon: version, backend, policy, sessions, devices, leased memory.\n",
+     LOOK, 0, 0, cmd_status, NULL},
+    {"list", "[sessions|spaces|mappings|memory|devices]", "List what there is (sessions)",
+     "Lists sessions (the default), or the spaces, mappings or memory of all sessions, or of the one that --session=\n"
+     "names, or the devices. Without administrator's rights only what is granted to this user is shown.\n",
+     LOOK | CTL_OPT_SESSION, 0, 1, cmd_list, cmd_list_words},
+    {"usage", "", "Show memory used, leased and its limits",
+     "Shows for each session, or for the one that --session= names, how much memory it has pinned (used), may pin\n"
+     "without asking again (lease) and may pin at most (limit), and by whose limit. Without administrator's rights it\n"
+     "shows what a client of this user would have.\n",
+     LOOK | CTL_OPT_SESSION, 0, 0, cmd_usage, NULL},
+    {"bind", "ADDRESS...", "Give PCI devices to vfio-pci",
+     "Takes each PCI device from its host driver and gives it to vfio-pci, so that it can be claimed. The host loses "
+     "the\n"
+     "device: check first that nothing there needs it. For root; needs no broker. Each address has --deadline= "
+     "seconds.\n",
+     CTL_OPT_JSON | CTL_OPT_DEADLINE, 1, -1, cmd_bind, NULL},
+    {"unbind", "ADDRESS...", "Give PCI devices back to their host drivers",
+     "Takes each PCI device from vfio-pci and gives it back to its host driver. It cannot finish while any process "
+     "has\n"
+     "the device open: after --deadline= seconds it gives up, and the kernel finishes when the device is closed. For "
+     "root;\n"
+     "needs no broker.\n",
+     CTL_OPT_JSON | CTL_OPT_DEADLINE, 1, -1, cmd_unbind, NULL},
+    {"completion", "", "Print a completion script for bash",
+     "Prints a script for bash that asks vfio-brokerctl itself. In ~/.bashrc:  . <(vfio-brokerctl completion)\n", 0, 0,
+     0, cmd_completion, NULL},
+    {"__complete", "LINE", NULL, NULL, 0, 1, 1, cmd_complete, NULL}, /* what that script calls */
+};
+const unsigned ctl_n_verbs = sizeof ctl_verbs / sizeof *ctl_verbs;
+
+enum { OPT_JSON = 256, OPT_SOCKET, OPT_SESSION, OPT_DEADLINE, OPT_VERSION };
+static const struct option options[] = {
+    {"json", required_argument, NULL, OPT_JSON},
+    {"socket", required_argument, NULL, OPT_SOCKET},
+    {"session", required_argument, NULL, OPT_SESSION},
+    {"deadline", required_argument, NULL, OPT_DEADLINE},
+    {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, OPT_VERSION},
+    {NULL, 0, NULL, 0},
+};
+const char *const ctl_option_words[] = {
+    "--json=", "--socket=", "--session=", "--deadline=", "--help", "--version", NULL};
+
+static const struct {
+    unsigned option;
+    const char *text;
+} option_help[] = {
+    {CTL_OPT_JSON, "      --json=short|pretty|off  JSON instead of a table\n"},
+    {CTL_OPT_SOCKET, "      --socket=PATH            The broker's socket (default " VFB_SOCKET ")\n"},
+    {CTL_OPT_SESSION, "      --session=NUMBER         Only this session (list, usage)\n"},
+    {CTL_OPT_DEADLINE,
+     "      --deadline=SECONDS       How long to wait for the kernel, 1 to 86400 (bind, unbind: 30)\n"},
+};
+
+static void help_options(unsigned which) {
+    puts("\nOptions:");
+    for (size_t i = 0; i < sizeof option_help / sizeof *option_help; i++)
+        if (which & option_help[i].option)
+            fputs(option_help[i].text, stdout);
+    puts("  -h, --help                   This text, or with a command that command's");
+    puts("      --version                Version of this program");
+}
+
+static int help(const struct ctl_verb *v) {
+    if (v) {
+        printf("Usage: vfio-brokerctl %s%s%s [OPTION...]\n\n%s", v->name, *v->arguments ? " " : "", v->arguments,
+               v->help);
+        help_options(v->options);
+        return CTL_OK;
+    }
+    puts("Usage: vfio-brokerctl COMMAND [ARGUMENT...] [OPTION...]\n\n"
+         "Look at vfio-brokerd, and hand devices to it.\n\nCommands:");
+    for (unsigned i = 0; i < ctl_n_verbs; i++)
+        if (ctl_verbs[i].summary)
+            printf("  %-12s %-26s %s\n", ctl_verbs[i].name,
+                   strlen(ctl_verbs[i].arguments) > 26 ? "[WHAT]" : ctl_verbs[i].arguments, ctl_verbs[i].summary);
+    help_options(~0u);
+    puts("\nExit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no broker. See vfio-brokerctl(1).");
+    return CTL_OK;
+}
+
+/* The whole text is a number between low and high. */
+static bool parse_number(const char *text, unsigned long low, unsigned long high, unsigned long *ret) {
+    unsigned long n;
+    char *end;
+
+    if (text[0] < '0' || text[0] > '9')
+        return false;
+    errno = 0;
+    n = strtoul(text, &end, 10);
+    if (errno || *end || n < low || n > high)
+        return false;
+    *ret = n;
+    return true;
+}
+
+static bool parse_json(const char *text, enum ctl_json *ret) {
+    static const char *const names[] = {
+        [CTL_JSON_OFF] = "off", [CTL_JSON_SHORT] = "short", [CTL_JSON_PRETTY] = "pretty"};
+
+    for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(names[i], text) == 0) {
+            *ret = (enum ctl_json)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What the command line says beside the options' values. */
+struct said {
+    bool help, version;
+    unsigned options; /* enum ctl_options */
+};
+
+static int parse_options(int argc, char **argv, struct ctl *ctl, struct said *said) {
+    unsigned long n = 0;
+    int o;
+
+    while ((o = getopt_long(argc, argv, "h", options, NULL)) >= 0) {
+        switch (o) {
+        case 'h':
+            said->help = true;
+            break;
+        case OPT_VERSION:
+            said->version = true;
+            break;
+        case OPT_JSON:
+            said->options |= CTL_OPT_JSON;
+            if (parse_json(optarg, &ctl->json))
+                break;
+            ctl_say("--json= is short, pretty or off, not %s", optarg);
+            return CTL_USAGE;
+        case OPT_SOCKET:
+            said->options |= CTL_OPT_SOCKET;
+            ctl->socket = optarg;
+            break;
+        case OPT_SESSION:
+            said->options |= CTL_OPT_SESSION;
+            if (parse_number(optarg, 1, UINT32_MAX, &n)) {
+                ctl->has_session = true;
+                ctl->session = (uint32_t)n;
+                break;
+            }
+            ctl_say("--session= is a number from `vfio-brokerctl list sessions`, not %s", optarg);
+            return CTL_USAGE;
+        case OPT_DEADLINE:
+            said->options |= CTL_OPT_DEADLINE;
+            if (parse_number(optarg, 1, 86400, &n)) {
+                ctl->deadline = (unsigned)n;
+                break;
+            }
+            ctl_say("--deadline= is a number of seconds from 1 to 86400, not %s", optarg);
+            return CTL_USAGE;
+        default: /* getopt has said it */
+            return CTL_USAGE;
+        }
+    }
+    return CTL_OK;
+}
+
+static const struct ctl_verb *find_verb(const char *name) {
+    for (unsigned i = 0; i < ctl_n_verbs; i++)
+        if (strcmp(ctl_verbs[i].name, name) == 0)
+            return &ctl_verbs[i];
+    return NULL;
+}
+
+static int check_usage(const struct ctl_verb *v, unsigned said, int n) {
+    if (said & ~v->options) {
+        ctl_say("%s does not take that option: see vfio-brokerctl %s --help", v->name, v->name);
+        return CTL_USAGE;
+    }
+    if (n < v->min_args || (v->max_args >= 0 && n > v->max_args)) {
+        ctl_say("usage: vfio-brokerctl %s%s%s", v->name, *v->arguments ? " " : "", v->arguments);
+        return CTL_USAGE;
+    }
+    return CTL_OK;
+}
+
+/* A full disk or a closed pipe is a failure too. */
+static int flushed(int status) {
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return status;
+    ctl_say("cannot write the output: %s", strerror(errno));
+    return status == CTL_OK ? CTL_FAILED : status;
+}
+
+int main(int argc, char **argv) {
+    struct ctl ctl = {.deadline = DEADLINE_SECONDS};
+    struct said said = {.help = false};
+    const struct ctl_verb *v = NULL;
+    int status = parse_options(argc, argv, &ctl, &said);
+
+    if (status != CTL_OK)
+        return status;
+    if (said.version) {
+        puts("vfio-brokerctl " PACKAGE_VERSION);
+        return flushed(CTL_OK);
+    }
+    if (optind < argc) {
+        v = find_verb(argv[optind]);
+        if (!v || (said.help && !v->help)) {
+            ctl_say("there is no command %s: see vfio-brokerctl --help", argv[optind]);
+            return CTL_USAGE;
+        }
+    }
+    if (said.help)
+        return flushed(help(v));
+    if (!v) {
+        ctl_say("which command? See vfio-brokerctl --help");
+        return CTL_USAGE;
+    }
+    status = check_usage(v, said.options, argc - optind - 1);
+    if (status == CTL_OK)
+        status = flushed(v->run(&ctl, argc - optind - 1, argv + optind + 1));
+    vfb_client_free(ctl.client);
+    return status;
+}
