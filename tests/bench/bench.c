@@ -1,11 +1,14 @@
 #include "tests/bench/bench.h"
 
+#include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -147,6 +150,42 @@ int bench_memfd(uint64_t size) {
     memset(p, 0x5a, size);
     munmap(p, size);
     return fd;
+}
+
+pid_t bench_daemon(struct vfb_client *c) {
+    struct ucred peer;
+    socklen_t size = sizeof(peer);
+
+    if (getsockopt(vfb_fd(c), SOL_SOCKET, SO_PEERCRED, &peer, &size))
+        bench_die("SO_PEERCRED: %s", strerror(errno));
+    return peer.pid;
+}
+
+size_t bench_children(pid_t parent, pid_t *pids, size_t max) {
+    DIR *proc = opendir("/proc");
+    struct dirent *entry;
+    size_t n = 0;
+
+    if (!proc)
+        bench_die("/proc: %s", strerror(errno));
+    while (n < max && (entry = readdir(proc))) {
+        char path[300], line[512], *end;
+        FILE *f;
+        int ppid;
+
+        if (!isdigit((unsigned char)entry->d_name[0]))
+            continue;
+        snprintf(path, sizeof(path), "/proc/%s/stat", entry->d_name);
+        f = fopen(path, "re");
+        if (!f)
+            continue;
+        end = fgets(line, sizeof(line), f) ? strrchr(line, ')') : NULL;
+        fclose(f);
+        if (end && sscanf(end + 1, " %*c %d", &ppid) == 1 && ppid == parent)
+            pids[n++] = (pid_t)atoi(entry->d_name);
+    }
+    closedir(proc);
+    return n;
 }
 
 static double timed(struct bench *b, void (*fn)(void *arg, unsigned count), void *arg, unsigned count) {

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "client/vfio-broker.h"
 
@@ -45,6 +46,10 @@ void bench_check(struct vfb_client *c, int result, const char *what);
 struct vfb_client *bench_connect(const char *name);
 /* A populated memfd. */
 int bench_memfd(uint64_t size);
+/* The process that listens behind this client's socket: the sessions are its children. */
+pid_t bench_daemon(struct vfb_client *c);
+/* The processes whose parent is `parent`; at most `max`. */
+size_t bench_children(pid_t parent, pid_t *pids, size_t max);
 
 /* Each of the two measured in turns: `ours` and `baseline` do `count` of it. Returns medians in nanoseconds for one. */
 struct bench_pair {

@@ -2,6 +2,7 @@
  *   - a raw SOCK_SEQPACKET echo of the same packet sizes, for spaces without a device; and
  *   - with --device and --direct, the ioctls themselves, made here by root on a device of its own: MAP_FILE + UNMAP, and
  *     COPY from a pool + UNMAP, which is what a session does. */
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +30,9 @@ struct rpc {
     struct vfb_unmap unmaps[BATCH_MAX];
     unsigned batch;
     struct echo echo;
+    pid_t session; /* 0: unknown */
+    cpu_set_t cpus;
+    int core[2];
     size_t map_request, map_reply, unmap_request, unmap_reply; /* bytes on the wire */
     struct direct *direct;
     uint64_t size; /* bytes, of the mapping that is made directly */
@@ -156,24 +160,68 @@ static void fill(struct rpc *r, unsigned batch, uint64_t size) {
     }
 }
 
+/* Where the two ends of a conversation run decides most of what it costs, so it is one of the things measured. */
+enum place { FREE, ONE_CORE, TWO_CORES };
+
+/* Puts this process on one core, and session and echo on the same or another; false when that cannot be done. */
+static bool place(struct rpc *r, enum place place) {
+    const struct {
+        pid_t pid;
+        bool here;
+    } who[] = {{0, true}, {r->session, false}, {r->echo.pid, false}};
+
+    if (place != FREE && (r->session == 0 || CPU_COUNT(&r->cpus) < (place == TWO_CORES ? 2 : 1)))
+        return false;
+    for (size_t i = 0; i < sizeof(who) / sizeof(who[0]); i++) {
+        int core = place == TWO_CORES && !who[i].here ? r->core[1] : r->core[0];
+        cpu_set_t set;
+
+        CPU_ZERO(&set);
+        CPU_SET(core, &set);
+        if (sched_setaffinity(who[i].pid, sizeof(set), place == FREE ? &r->cpus : &set)) {
+            if (place == FREE && i == 1)
+                continue; /* a session of another user stays where it is */
+            return false;
+        }
+    }
+    return true;
+}
+
 static void against_echo(struct rpc *r) {
     static const unsigned batches[] = {1, 16, 256, 1024};
+    static const struct {
+        enum place place;
+        const char *name;
+    } places[] = {{FREE, ""}, {ONE_CORE, ", one core"}, {TWO_CORES, ", two cores"}};
     const char *backend = vfb_info(r->client)->backend;
 
     echo_start(&r->echo);
-    for (size_t i = 0; i < sizeof(batches) / sizeof(batches[0]); i++) {
-        unsigned batch = batches[i], count = batch < 16 ? 2000 : batch < 256 ? 1000 : batch < 1024 ? 200 : 60;
+    for (size_t k = 0; k < sizeof(places) / sizeof(places[0]); k++) {
+        struct bench_pair p;
+
+        if (!place(r, places[k].place))
+            continue;
+        fill(r, 1, PAGE);
+        measure_packets(r);
+        p = bench_turns(r->bench, ours_pair, echo_pair, r, 21, 2000);
+        bench_case(r->bench, p.ours / 1e3, p.baseline / 1e3, "us", "1.5 times the echo", "%s: map+unmap, batch of 1%s",
+                   backend, places[k].name);
+    }
+    if (!place(r, ONE_CORE))
+        place(r, FREE);
+    for (size_t i = 1; i < sizeof(batches) / sizeof(batches[0]); i++) {
+        unsigned batch = batches[i], count = batch < 256 ? 1000 : batch < 1024 ? 200 : 60;
         struct bench_pair p;
 
         fill(r, batch, PAGE);
         measure_packets(r);
-        p = bench_turns(r->bench, ours_pair, echo_pair, r, 21, count);
-        bench_case(r->bench, p.ours / 1e3, p.baseline / 1e3, "us", batch == 1 ? "1.5 times the echo" : NULL,
-                   "%s: map+unmap, batch of %u", backend, batch);
+        p = bench_turns(r->bench, ours_pair, echo_pair, r, 11, count);
+        bench_case(r->bench, p.ours / 1e3, p.baseline / 1e3, "us", NULL, "%s: map+unmap, batch of %u", backend, batch);
         p = bench_turns(r->bench, ours_map, echo_map, r, 11, count);
-        bench_case(r->bench, batch * 1e9 / p.ours, batch * 1e9 / p.baseline, "mappings/s",
-                   batch == 1 ? NULL : "1 million", "%s: map, batch of %u", backend, batch);
+        bench_case(r->bench, batch * 1e9 / p.ours, batch * 1e9 / p.baseline, "mappings/s", "1 million a core",
+                   "%s: map, batch of %u", backend, batch);
     }
+    place(r, FREE);
     echo_stop(&r->echo);
 }
 
@@ -213,6 +261,7 @@ int main(int argc, char **argv) {
     struct bench bench;
     struct vfb_memory m;
     const char *device, *direct;
+    pid_t pids[2];
     int fd;
 
     bench_init(&bench, "rpc", &argc, argv, usage);
@@ -228,6 +277,12 @@ int main(int argc, char **argv) {
     r.memory = m.id;
     bench_check(r.client, vfb_space_create(r.client, "bench", &r.space), "vfb_space_create");
 
+    sched_getaffinity(0, sizeof(r.cpus), &r.cpus);
+    for (int i = 0, n = 0; i < CPU_SETSIZE && n < 2; i++)
+        if (CPU_ISSET(i, &r.cpus))
+            r.core[n++] = i;
+    if (bench_children(bench_daemon(r.client), pids, 2) == 1)
+        r.session = pids[0];
     against_echo(&r);
     if (device)
         against_ioctls(&r, device, direct);

@@ -5,8 +5,6 @@
  * with --version, which has the same libraries to load; for memory, an idle `sleep`.
  * Private memory is Private_Clean + Private_Dirty of /proc/PID/smaps_rollup, which root may read of a session. For anybody
  * else it is resident minus shared pages of /proc/PID/statm, which leaves out private pages of files. */
-#include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -15,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -80,34 +77,6 @@ static void baseline_run(void *arg, unsigned count) {
     run((void *)t->argv, count);
 }
 
-/* The processes whose parent is `parent`; at most `max`. */
-static size_t children_of(pid_t parent, pid_t *pids, size_t max) {
-    DIR *proc = opendir("/proc");
-    struct dirent *entry;
-    size_t n = 0;
-
-    if (!proc)
-        bench_die("/proc: %s", strerror(errno));
-    while (n < max && (entry = readdir(proc))) {
-        char path[300], line[512], *end;
-        FILE *f;
-        int ppid;
-
-        if (!isdigit((unsigned char)entry->d_name[0]))
-            continue;
-        snprintf(path, sizeof(path), "/proc/%s/stat", entry->d_name);
-        f = fopen(path, "re");
-        if (!f)
-            continue;
-        end = fgets(line, sizeof(line), f) ? strrchr(line, ')') : NULL;
-        fclose(f);
-        if (end && sscanf(end + 1, " %*c %d", &ppid) == 1 && ppid == parent)
-            pids[n++] = (pid_t)atoi(entry->d_name);
-    }
-    closedir(proc);
-    return n;
-}
-
 /* KiB; below 0: the process is gone. */
 static double private_memory(pid_t pid) {
     char path[64], line[256];
@@ -165,20 +134,10 @@ static double available(void) { /* KiB */
     return (double)kib;
 }
 
-/* Whose children the sessions are: the process that listens. */
-static pid_t daemon_of(struct vfb_client *c) {
-    struct ucred peer;
-    socklen_t size = sizeof(peer);
-
-    if (getsockopt(vfb_fd(c), SOL_SOCKET, SO_PEERCRED, &peer, &size))
-        bench_die("SO_PEERCRED: %s", strerror(errno));
-    return peer.pid;
-}
-
 static void wait_for_children(pid_t broker, size_t n, pid_t *pids) {
-    for (unsigned i = 0; children_of(broker, pids, MANY_MAX) != n; i++) {
+    for (unsigned i = 0; bench_children(broker, pids, MANY_MAX) != n; i++) {
         if (i == 3000)
-            bench_die("the broker has %zu processes 30 s later, not %zu", children_of(broker, pids, MANY_MAX), n);
+            bench_die("the broker has %zu processes 30 s later, not %zu", bench_children(broker, pids, MANY_MAX), n);
         usleep(10000);
     }
 }
@@ -199,7 +158,7 @@ static void many(struct bench *b, unsigned n, double idle_baseline) {
         setrlimit(RLIMIT_NOFILE, &files);
     }
     clients[0] = bench_connect("bench sessions");
-    broker = daemon_of(clients[0]);
+    broker = bench_daemon(clients[0]);
     wait_for_children(broker, 1, pids);
     before = available();
     t = bench_now();
@@ -212,7 +171,7 @@ static void many(struct bench *b, unsigned n, double idle_baseline) {
         bench_check(clients[i], vfb_usage(clients[i], &usage_row), "vfb_usage");
     }
     after = available();
-    children = children_of(broker, pids, MANY_MAX);
+    children = bench_children(broker, pids, MANY_MAX);
     if (children != n)
         bench_die("%zu session processes for %u connections", children, n);
     t = bench_now();
@@ -263,7 +222,7 @@ int main(int argc, char **argv) {
 
     sleeper = spawn(sleeper_argv);
     c = bench_connect("bench session");
-    wait_for_children(daemon_of(c), 1, pids);
+    wait_for_children(bench_daemon(c), 1, pids);
     usleep(200000);
     idle_baseline = private_memory(sleeper);
     bench_case(&bench, median_memory(pids, 1), idle_baseline, "KiB", "1 MiB",
@@ -272,7 +231,7 @@ int main(int argc, char **argv) {
     waitpid(sleeper, NULL, 0);
     turn.argv = NULL;
     {
-        pid_t daemon = daemon_of(c);
+        pid_t daemon = bench_daemon(c);
 
         vfb_client_free(c);
         wait_for_children(daemon, 0, pids);
