@@ -1,0 +1,179 @@
+/* Sessions of an earlier daemon come back at session.sock and show what they have.
+ *
+ * Nothing that the session says of itself is believed where the kernel can say it: its uid and pid are its socket's, its
+ * client is that of the client's socket that it shows (accepted at our own path), its lease is its RLIMIT_MEMLOCK, its
+ * context is an iommufd. Devices are booked when they exist and nobody else has them. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "broker/record.h"
+#include "host/iommu.h"
+#include "proto/cleanup.h"
+
+#define KNOCKING_MAX 1024u
+
+/* ---- a connection ---- */
+
+static bool may_knock(struct vb_broker *b, const struct vb_peer *peer) {
+    struct vb_record *r;
+    unsigned knocking = 0;
+
+    if (b->uids.count > 0 ? !vb_uids_in_range(&b->uids, peer->uid) : peer->uid != getuid())
+        return false;
+    LIST_FOREACH (r, &b->records, entry) {
+        if (r->pid == peer->pid)
+            return false; /* one connection for each, and those that we have need none */
+        knocking += r->state == VB_RECORD_KNOCKING;
+    }
+    return knocking < KNOCKING_MAX;
+}
+
+static void on_patience(evutil_socket_t fd, short what, void *arg) {
+    (void)fd, (void)what;
+    vb_record_free(arg);
+}
+
+void vb_sessions_knock(struct vb_broker *b, int fd) {
+    VB_PEER struct vb_peer peer = VB_PEER_INIT;
+    VB_FD int sock = fd;
+
+    if (vb_peer_read(sock, b->options.proc, &peer) < 0)
+        return;
+    if (!may_knock(b, &peer)) {
+        vb_log_limited(&b->refused, LOG_NOTICE, "uid %u (pid %d %s) has no business at %s", peer.uid, (int)peer.pid,
+                       peer.comm, b->sessions.path);
+        return;
+    }
+    struct vb_record *r = vb_record_new(b);
+    if (!r)
+        return;
+    r->pid = peer.pid;
+    r->uid = peer.uid;
+    r->pidfd = vb_steal_fd(&peer.pidfd);
+    if (vb_record_watch(r) < 0 || vb_record_link(r, vb_steal_fd(&sock)) < 0) {
+        vb_record_free(r);
+        return;
+    }
+    vb_record_timer(r, VB_CALL_MS, on_patience);
+}
+
+/* ---- what it shows ---- */
+
+/* The socket of its client: was it accepted by us, and whose is it? */
+static int check_client(struct vb_record *r, int fd, struct vb_error *e) {
+    struct sockaddr_un a = {.sun_family = AF_UNSPEC};
+    socklen_t size = sizeof a;
+    int type = 0;
+    socklen_t type_size = sizeof type;
+
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_size) < 0 || type != SOCK_SEQPACKET ||
+        getsockname(fd, (struct sockaddr *)&a, &size) < 0 || a.sun_family != AF_UNIX || size >= sizeof a ||
+        (((char *)&a)[size] = 0, strcmp(a.sun_path, r->broker->clients.path) != 0))
+        return vb_refuse(e, VB_DENIED, "this is not a client's socket of %s", r->broker->clients.path);
+    int n = vb_peer_read(fd, r->broker->options.proc, &r->peer);
+    if (n == -ESRCH)
+        return vb_refuse(e, VB_UNAVAILABLE, "the client has ended");
+    return n < 0 ? vb_fail(e, n, "cannot tell who the client is") : 0;
+}
+
+static int read_lease(struct vb_record *r, uint64_t *ret, struct vb_error *e) {
+    struct vb_proc_status status;
+    struct rlimit rl;
+
+    if (prlimit(r->pid, RLIMIT_MEMLOCK, NULL, &rl) < 0)
+        return vb_fail(e, -errno, "cannot read the limits of pid %d", (int)r->pid);
+    int n = vb_proc_status(r->broker->options.proc, r->pid, &status);
+    if (n < 0)
+        return vb_fail(e, n, "cannot read the status of pid %d", (int)r->pid);
+    uint64_t lease = rl.rlim_cur > status.locked ? rl.rlim_cur : status.locked;
+    *ret = lease < VB_POLICY_MEMORY_MAX ? lease : VB_POLICY_MEMORY_MAX;
+    return 0;
+}
+
+static int adopt_account(struct vb_record *r, struct vb_error *e) {
+    struct vb_broker *b = r->broker;
+    uint64_t lease = 0;
+
+    r->policy = vb_policy_ref(b->policy);
+    r->grant = vb_policy_find(b->policy, r->peer.uid, r->peer.gid, r->peer.groups, r->peer.n_groups);
+    if (!r->grant)
+        vb_log(LOG_WARNING, "policy grants nothing to uid %u any more: session %u keeps what it has and gets no more",
+               r->peer.uid, r->id);
+    int n = read_lease(r, &lease, e);
+    if (n != 0)
+        return n;
+    r->account = vb_account_get(&b->accounts, r->peer.pid, r->peer.start);
+    if (!r->account)
+        return vb_fail(e, -ENOMEM, "account of pid %d", (int)r->peer.pid);
+    vb_account_book(r->account, 0, lease);
+    r->lease = lease;
+    return 0;
+}
+
+static int adopt_devices(struct vb_record *r, const VfioBrokerInternal__Adopt *a, struct vb_error *e) {
+    for (size_t i = 0; i < a->n_devices; i++) {
+        int n = vb_register_adopt(&r->broker->devices, r->id, r->peer.pid, a->devices[i], a->holding, e);
+
+        if (n == VB_NOT_FOUND) /* it left the host while no daemon ran */
+            vb_log(LOG_NOTICE, "session %u: %s", r->id, e->text);
+        else if (n != 0)
+            return n;
+    }
+    return 0;
+}
+
+static int adopt(struct vb_record *r, const VfioBrokerInternal__Adopt *a, struct vb_packet *p, struct vb_error *e) {
+    struct vb_broker *b = r->broker;
+    unsigned i = 0;
+    int n;
+
+    if (p->n_fds != (a->holding ? 0u : 1u) + (b->iommufd ? 1u : 0u))
+        return vb_refuse(e, VB_PROTOCOL, "%u fds came; is this a session of another backend?", p->n_fds);
+    if (b->n_sessions >= VB_SESSIONS_MAX)
+        return vb_refuse(e, VB_LIMIT, "there are %u sessions already", b->n_sessions);
+    if (a->holding) {
+        r->peer.pid = (pid_t)(a->client_pid <= INT32_MAX ? a->client_pid : 0);
+        r->peer.uid = a->client_uid;
+    } else {
+        VB_FD int client = vb_packet_steal_fd(p, i++);
+        if ((n = check_client(r, client, e)) != 0)
+            return n;
+    }
+    if (b->iommufd) {
+        r->iommufd = vb_packet_steal_fd(p, i);
+        if (!vb_iommu_is(b->options.dev, r->iommufd))
+            return vb_refuse(e, VB_DENIED, "this is not an iommufd");
+    }
+    vb_record_number(r, a->session);
+    r->state = a->holding ? VB_RECORD_HOLDING : VB_RECORD_SERVING;
+    if (!a->holding && (n = adopt_account(r, e)) != 0)
+        return n;
+    return adopt_devices(r, a, e);
+}
+
+void vb_call_adopt(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p) {
+    struct vb_error e = {.code = 0};
+
+    if (adopt(r, call->adopt, p, &e) != 0) {
+        vb_log_limited(&r->broker->refused, LOG_WARNING, "pid %d (uid %u) is not adopted: %s", (int)r->pid, r->uid,
+                       e.text);
+        vb_answer_error(r, call->serial, &e);
+        vb_record_free(r);
+        return;
+    }
+    event_free(r->timer);
+    r->timer = NULL;
+    /* From here on its uid is this record's to give back. */
+    vb_strays_came(r->broker, r->pid);
+    vb_uids_note(&r->broker->uids, r->uid);
+    r->has_uid = true;
+    r->stored = false;
+    vb_fdstore_put(r);
+    vb_log(LOG_INFO, "session %u (pid %d, client pid %d %s, uid %u) is back", r->id, (int)r->pid, (int)r->peer.pid,
+           r->peer.comm, r->peer.uid);
+    vb_answer_ok(r, call->serial);
+}

@@ -1,0 +1,86 @@
+/* The daemon: one object, one event loop, one thread.
+ *
+ *   listener.c    broker.sock and session.sock
+ *   peer.c        who connects              policy*.c   what he may have
+ *   account.c     who pays                  register.c  who has which device
+ *   supervisor.c  sessions: start, end      spawn.c     the process; uids.c: under which uid
+ *   hold.c        what a dead session leaves
+ *   link.c        a session's control socket; calls.c: what it asks for
+ *   adopt.c       sessions of an earlier daemon; strays.c: those that have not come yet
+ *   inspect.c     what vfio-brokerctl shows; ask.c: rows that only another session has
+ *   fdstore.c     systemd keeps the iommufds
+ *
+ * Nothing that a client or a session does may block the daemon: it reads no client's socket, waits for no session, and
+ * makes no ioctl on an object that a client can reach. */
+#ifndef VB_BROKER_BROKER_H
+#define VB_BROKER_BROKER_H
+
+#include <bsd/sys/queue.h>
+#include <event2/event.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/un.h>
+#include <time.h>
+
+#include "broker/account.h"
+#include "broker/link.h"
+#include "broker/log.h"
+#include "broker/options.h"
+#include "broker/policy.h"
+#include "broker/register.h"
+#include "broker/uids.h"
+
+struct vb_record;
+struct vb_ask;
+struct vb_stray;
+struct vb_broker;
+
+struct vb_listener {
+    struct vb_broker *broker;
+    int fd; /* owned */
+    struct event *readable, *resume;
+    void (*accepted)(struct vb_broker *b, int fd /* consumed */);
+    char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+};
+
+struct vb_broker {
+    struct vb_options options;
+    struct event_base *base;
+    bool iommufd; /* backend; else emulated */
+    time_t started;
+    struct vb_policy *policy;
+    struct vb_accounts accounts;
+    struct vb_register devices;
+    struct vb_uids uids;
+    struct vb_link_buffers buffers;
+    uint8_t *rows; /* VB_PACKET_MAX, for inspect.c */
+    struct vb_listener clients, sessions;
+    int reserve_fd; /* given up for a moment when fds run out; listener.c */
+
+    LIST_HEAD(, vb_record) records;
+    uint32_t n_sessions; /* records with a number */
+    uint32_t last_id;
+    LIST_HEAD(, vb_ask) asks;
+    uint64_t last_token;
+    LIST_HEAD(, vb_stray) strays;
+    struct event *grace; /* pending: sessions of an earlier daemon may still come */
+
+    struct event *signals[4];
+    struct vb_log_limit refused, lost; /* for lines that clients can cause */
+};
+
+/* Reads the policy, opens the sockets, prepares everything. NULL: it has been logged why. */
+struct vb_broker *vb_broker_new(const struct vb_options *o);
+/* Runs until SIGTERM or SIGINT. The exit status. */
+int vb_broker_run(struct vb_broker *b);
+/* Frees everything; sessions run on. */
+void vb_broker_free(struct vb_broker *b);
+
+/* ---- listener.c ---- */
+/* Opens broker.sock and session.sock, or takes them from systemd. 0 or a negative errno, logged. */
+int vb_listeners_open(struct vb_broker *b);
+/* Both sockets begin to accept. */
+int vb_listeners_start(struct vb_broker *b);
+void vb_listeners_close(struct vb_broker *b);
+
+#endif

@@ -1,0 +1,233 @@
+/* What a session asks of the daemon. Each call is answered exactly once, at once, except questions for another session
+ * (ask.c). */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#include "broker/record.h"
+#include "proto/cleanup.h"
+
+void vb_answer(struct vb_record *r, VfioBrokerInternal__Answer *a, const int *fds, unsigned n_fds) {
+    VfioBrokerInternal__ToSession m = VFIO_BROKER_INTERNAL__TO_SESSION__INIT;
+
+    if (r->link.fd < 0)
+        return;
+    m.body_case = VFIO_BROKER_INTERNAL__TO_SESSION__BODY_ANSWER;
+    m.answer = a;
+    int n = vb_link_send(&r->link, &m, fds, n_fds);
+    if (n == -EAGAIN || n == -ETOOMANYREFS)
+        vb_record_kill(r, "it does not read its answers");
+    else if (n == -EMSGSIZE || n == -EINVAL)
+        vb_record_kill(r, "an answer is too large for it");
+    /* Anything else: it is gone, and on_link_lost follows. */
+}
+
+void vb_answer_error(struct vb_record *r, uint64_t serial, const struct vb_error *e) {
+    VfioBrokerInternal__Answer a = VFIO_BROKER_INTERNAL__ANSWER__INIT;
+    struct vb_wire_error w;
+
+    vb_wire_error_fill(&w, e);
+    a.serial = serial;
+    a.body_case = VFIO_BROKER_INTERNAL__ANSWER__BODY_ERROR;
+    a.error = &w.error;
+    vb_answer(r, &a, NULL, 0);
+}
+
+void vb_answer_ok(struct vb_record *r, uint64_t serial) {
+    VfioBrokerInternal__Answer a = VFIO_BROKER_INTERNAL__ANSWER__INIT;
+    VfioBrokerInternal__Ok ok = VFIO_BROKER_INTERNAL__OK__INIT;
+
+    a.serial = serial;
+    a.body_case = VFIO_BROKER_INTERNAL__ANSWER__BODY_OK;
+    a.ok = &ok;
+    vb_answer(r, &a, NULL, 0);
+}
+
+/* ---- lease ---- */
+
+/* The kernel enforces the ledger a second time. Soft and hard, so that the session cannot raise it. */
+static int set_memlock(struct vb_record *r, uint64_t lease, struct vb_error *e) {
+    struct rlimit rl = {lease, lease};
+
+    if (r->broker->uids.count == 0) /* development: nothing is pinned, and raising needs privilege */
+        return 0;
+    if (prlimit(r->pid, RLIMIT_MEMLOCK, &rl, NULL) < 0)
+        return vb_fail(e, -errno, "cannot set the memory limit of session %u", r->id);
+    return 0;
+}
+
+static int change_lease(struct vb_record *r, uint64_t total, struct vb_limits *ret, struct vb_error *e) {
+    if (!r->account)
+        return vb_refuse(e, VB_DENIED, "session %u has no client any more: it gets no lease", r->id);
+    int n = vb_limits_read(r->broker->options.proc, &r->peer, r->grant ? r->grant->memory_max : 0, ret);
+    if (n == -ESRCH)
+        return vb_refuse(e, VB_DENIED, "client pid %d is gone: it gets no lease", (int)r->peer.pid);
+    if (n < 0)
+        return vb_fail(e, n, "cannot read the limits of pid %d", (int)r->peer.pid);
+    n = vb_account_check(r->account, ret, r->lease, total, e);
+    if (n == 0)
+        n = set_memlock(r, total, e);
+    if (n != 0)
+        return n;
+    vb_account_book(r->account, r->lease, total);
+    r->lease = total;
+    return 0;
+}
+
+static void call_lease(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p) {
+    VfioBrokerInternal__Answer a = VFIO_BROKER_INTERNAL__ANSWER__INIT;
+    VfioBrokerInternal__LeaseGrant grant = VFIO_BROKER_INTERNAL__LEASE_GRANT__INIT;
+    struct vb_error e = {.code = 0};
+    struct vb_limits limits;
+
+    (void)p;
+    if (change_lease(r, call->lease->total, &limits, &e) != 0) {
+        vb_answer_error(r, call->serial, &e);
+        return;
+    }
+    grant.lease = r->lease;
+    grant.limit = limits.limit;
+    grant.limit_whose = limits.whose;
+    a.serial = call->serial;
+    a.body_case = VFIO_BROKER_INTERNAL__ANSWER__BODY_LEASE;
+    a.lease = &grant;
+    vb_answer(r, &a, NULL, 0);
+}
+
+/* ---- devices ---- */
+
+static void answer_opened(struct vb_record *r, uint64_t serial, const struct vb_opened *o) {
+    VfioBrokerInternal__Answer a = VFIO_BROKER_INTERNAL__ANSWER__INIT;
+    VfioBrokerInternal__DeviceOpened opened = VFIO_BROKER_INTERNAL__DEVICE_OPENED__INIT;
+    VfioBrokerInternal__Reserved rows[VB_REGIONS_MAX], *list[VB_REGIONS_MAX];
+
+    for (uint32_t i = 0; i < o->n_reserved; i++) {
+        vfio_broker_internal__reserved__init(&rows[i]);
+        rows[i].first = o->reserved[i].range.first;
+        rows[i].last = o->reserved[i].range.last;
+        rows[i].kind = (char *)o->reserved[i].kind;
+        list[i] = &rows[i];
+    }
+    opened.reserved = list;
+    opened.n_reserved = o->n_reserved;
+    opened.group = (uint32_t)o->group;
+    a.serial = serial;
+    a.body_case = VFIO_BROKER_INTERNAL__ANSWER__BODY_DEVICE_OPEN;
+    a.device_open = &opened;
+    vb_answer(r, &a, &o->fd, o->fd >= 0 ? 1 : 0);
+}
+
+static int may_claim(struct vb_record *r, struct vb_error *e) {
+    struct vb_broker *b = r->broker;
+    const char *list[2 * VB_DEVICES_MAX];
+
+    if (r->state == VB_RECORD_HOLDING || r->state == VB_RECORD_LOST)
+        return vb_refuse(e, VB_STATE, "session %u has no client any more: it gets no device", r->id);
+    if (!r->grant)
+        return vb_refuse(e, VB_DENIED, "policy %.100s grants nothing to uid %u any more", b->policy->path, r->peer.uid);
+    if (vb_register_of(&b->devices, r->id, list, 2 * VB_DEVICES_MAX) == 2 * VB_DEVICES_MAX)
+        return vb_refuse(e, VB_LIMIT, "session %u has %u devices already", r->id, 2 * VB_DEVICES_MAX);
+    if (vb_strays_expected(b))
+        return vb_refuse(e, VB_UNAVAILABLE,
+                         "vfio-brokerd has just started and waits for sessions that may have devices: try again in %u "
+                         "seconds",
+                         VB_ADOPT_GRACE_MS / 1000);
+    return 0;
+}
+
+static void call_device_open(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p) {
+    struct vb_error e = {.code = 0};
+    struct vb_opened o;
+
+    (void)p;
+    vb_link_charge(&r->link, 8); /* some ten files of sysfs */
+    if (may_claim(r, &e) != 0 || vb_register_claim(&r->broker->devices, r->grant, r->peer.uid, r->id, r->peer.pid,
+                                                   call->device_open->address, &o, &e) != 0) {
+        vb_answer_error(r, call->serial, &e);
+        return;
+    }
+    VB_FD int fd = o.fd;
+    (void)fd;
+    answer_opened(r, call->serial, &o);
+}
+
+static void call_device_close(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p) {
+    struct vb_claim *c = vb_register_find(&r->broker->devices, r->id, call->device_close->address);
+    char clean[VB_ADDRESS_MAX + 1];
+    struct vb_error e = {.code = 0};
+
+    (void)p;
+    if (!c) {
+        vb_refuse(&e, VB_NOT_FOUND, "session %u has no device %s", r->id,
+                  vb_log_clean(call->device_close->address, clean, sizeof clean));
+        vb_answer_error(r, call->serial, &e);
+        return;
+    }
+    vb_register_release(c);
+    vb_answer_ok(r, call->serial);
+}
+
+static void call_inspect(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p) {
+    (void)p;
+    vb_call_inspect(r, call);
+}
+
+/* ---- dispatch ---- */
+
+static const struct {
+    VfioBrokerInternal__Call__BodyCase body;
+    bool knocking; /* the only call of a session that is not adopted yet, and of no other */
+    void (*handle)(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p);
+} calls[] = {
+    {VFIO_BROKER_INTERNAL__CALL__BODY_LEASE, false, call_lease},
+    {VFIO_BROKER_INTERNAL__CALL__BODY_DEVICE_OPEN, false, call_device_open},
+    {VFIO_BROKER_INTERNAL__CALL__BODY_DEVICE_CLOSE, false, call_device_close},
+    {VFIO_BROKER_INTERNAL__CALL__BODY_INSPECT, false, call_inspect},
+    {VFIO_BROKER_INTERNAL__CALL__BODY_ADOPT, true, vb_call_adopt},
+};
+
+static void wrong(struct vb_record *r, const char *why) {
+    if (r->state == VB_RECORD_KNOCKING)
+        vb_record_free(r);
+    else
+        vb_record_kill(r, why);
+}
+
+static void handle_call(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p) {
+    for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {
+        if (calls[i].body != call->body_case)
+            continue;
+        if (calls[i].knocking == (r->state == VB_RECORD_KNOCKING))
+            calls[i].handle(r, call, p);
+        else
+            wrong(r, "call out of order");
+        return;
+    }
+    wrong(r, "unknown call");
+}
+
+static void handle_free(struct vb_record *r, const char *address) {
+    struct vb_claim *c = vb_register_find(&r->broker->devices, r->id, address);
+
+    if (c)
+        vb_register_release(c);
+    else
+        wrong(r, "it gives back a device that it has not");
+}
+
+void vb_calls_message(struct vb_link *l, const VfioBrokerInternal__ToDaemon *m, struct vb_packet *p) {
+    struct vb_record *r = l->owner;
+
+    if (m->body_case == VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_CALL)
+        handle_call(r, m->call, p);
+    else if (r->state == VB_RECORD_KNOCKING)
+        wrong(r, "message out of order");
+    else if (m->body_case == VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_ASK_REPLY)
+        vb_ask_replied(r, m->ask_reply);
+    else if (m->body_case == VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_DEVICE_FREE)
+        handle_free(r, m->device_free->address);
+    else
+        vb_hold_reported(r);
+}

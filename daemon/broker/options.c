@@ -1,0 +1,158 @@
+#include "broker/options.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/policy.h"
+#include "config.h"
+
+static const char help[] =
+    "usage: vfio-brokerd [OPTION...]\n"
+    "Owns the kernel's DMA-mapping objects on behalf of unprivileged VMMs and userspace drivers.\n\n"
+    "  --socket=PATH            where clients connect (default: broker.sock in the runtime directory)\n"
+    "  --runtime-dir=DIR        sockets live here (default: /run/vfio-broker)\n"
+    "  --policy=FILE            who may have what (default: " SYSCONFDIR "/vfio-broker/policy.json)\n"
+    "  --backend=NAME           auto, iommufd or emulated; auto is iommufd, or emulated with --session-uids=none\n"
+    "  --emulated-devices=N     devices emulated:0 to N-1 of the emulated backend (default: 2)\n"
+    "  --session-uids=FIRST-N   N uids from FIRST on for session processes (default: %u-%u)\n"
+    "                 none      run them under our own uid: for development, emulated backend only\n"
+#ifdef VB_TEST_HOOKS
+    "  --test-lie=BYTES         sessions believe to have that much more lease\n"
+    "  --test-no-map-file       behave as on a kernel without IOMMU_IOAS_MAP_FILE\n"
+#endif
+    "  --help, --version\n\n"
+    "SIGHUP reads the policy again. SIGTERM ends the daemon; sessions run on and are found again by the next one.\n"
+    "See vfio-brokerd(8), vfio-broker-policy(5), vfio-brokerctl(1).\n";
+
+enum {
+    OPT_SOCKET = 256,
+    OPT_RUNTIME_DIR,
+    OPT_POLICY,
+    OPT_BACKEND,
+    OPT_EMULATED,
+    OPT_UIDS,
+    OPT_SESSION,
+    OPT_HELP,
+    OPT_VERSION,
+    OPT_LIE,
+    OPT_NO_MAP_FILE
+};
+
+static const struct option names[] = {
+    {"socket", required_argument, NULL, OPT_SOCKET},
+    {"runtime-dir", required_argument, NULL, OPT_RUNTIME_DIR},
+    {"policy", required_argument, NULL, OPT_POLICY},
+    {"backend", required_argument, NULL, OPT_BACKEND},
+    {"emulated-devices", required_argument, NULL, OPT_EMULATED},
+    {"session-uids", required_argument, NULL, OPT_UIDS},
+    {"session", no_argument, NULL, OPT_SESSION},
+    {"help", no_argument, NULL, OPT_HELP},
+    {"version", no_argument, NULL, OPT_VERSION},
+#ifdef VB_TEST_HOOKS
+    {"test-lie", required_argument, NULL, OPT_LIE},
+    {"test-no-map-file", no_argument, NULL, OPT_NO_MAP_FILE},
+#endif
+    {NULL, 0, NULL, 0},
+};
+
+static bool parse_number(const char *s, uint64_t max, uint32_t *ret, const char **ret_end) {
+    char *end;
+
+    if (*s < '0' || *s > '9')
+        return false;
+    unsigned long long n = strtoull(s, &end, 10);
+    if (n > max)
+        return false;
+    *ret = (uint32_t)n;
+    *ret_end = end;
+    return true;
+}
+
+static bool parse_uids(const char *s, struct vb_options *o) {
+    const char *end;
+
+    if (strcmp(s, "none") == 0) {
+        o->uid_count = 0;
+        return true;
+    }
+    /* (uid_t)-1 is nobody's, and 0 would be root's. */
+    return parse_number(s, UINT32_MAX - 1, &o->uid_first, &end) && *end == '-' &&
+           parse_number(end + 1, 1u << 24, &o->uid_count, &end) && !*end && o->uid_first > 0 && o->uid_count > 0 &&
+           o->uid_count <= UINT32_MAX - o->uid_first;
+}
+
+static bool parse_backend(const char *s, enum vb_backend_choice *ret) {
+    static const char *const backends[] = {"auto", "iommufd", "emulated"};
+
+    for (unsigned i = 0; i < 3; i++)
+        if (strcmp(s, backends[i]) == 0) {
+            *ret = (enum vb_backend_choice)i;
+            return true;
+        }
+    return false;
+}
+
+static bool parse_one(int c, struct vb_options *o) {
+    const char *end;
+
+    switch (c) {
+    case OPT_SOCKET:
+        o->socket = optarg;
+        return *optarg;
+    case OPT_RUNTIME_DIR:
+        o->runtime_dir = optarg;
+        return *optarg;
+    case OPT_POLICY:
+        o->policy = optarg;
+        return *optarg;
+    case OPT_BACKEND:
+        return parse_backend(optarg, &o->backend);
+    case OPT_EMULATED:
+        return parse_number(optarg, 1024, &o->emulated_devices, &end) && !*end && o->emulated_devices > 0;
+    case OPT_UIDS:
+        return parse_uids(optarg, o);
+    case OPT_LIE:
+        return vb_size_parse(optarg, &o->test_lie);
+    case OPT_NO_MAP_FILE:
+        return o->test_no_map_file = true;
+    default:
+        return o->session = true;
+    }
+}
+
+int vb_options_parse(int argc, char **argv, struct vb_options *ret) {
+    struct vb_options o = {.runtime_dir = "/run/vfio-broker",
+                           .policy = SYSCONFDIR "/vfio-broker/policy.json",
+                           .emulated_devices = 2,
+                           .uid_first = VB_SESSION_UID_FIRST,
+                           .uid_count = VB_SESSION_UID_COUNT,
+                           .sys = "/sys",
+                           .dev = "/dev",
+                           .proc = "/proc"};
+    int c, index;
+
+    while ((c = getopt_long(argc, argv, "", names, &index)) != -1) {
+        if (c == OPT_HELP) {
+            printf(help, VB_SESSION_UID_FIRST, VB_SESSION_UID_COUNT);
+            return EXIT_SUCCESS;
+        }
+        if (c == OPT_VERSION) {
+            puts("vfio-brokerd " PACKAGE_VERSION);
+            return EXIT_SUCCESS;
+        }
+        if (c == '?')
+            return EXIT_FAILURE;
+        if (!parse_one(c, &o)) {
+            fprintf(stderr, "vfio-brokerd: --%s=%s is not possible; see --help\n", names[index].name, optarg);
+            return EXIT_FAILURE;
+        }
+    }
+    if (optind < argc) {
+        fprintf(stderr, "vfio-brokerd: %s: no arguments but options; see --help\n", argv[optind]);
+        return EXIT_FAILURE;
+    }
+    *ret = o;
+    return -1;
+}
