@@ -130,7 +130,7 @@ static int open_socket(struct vfb_client *c, const char *path, int *ret_fd) {
     if (r < 0) {
         int e = errno;
         return vbc_fail(c, -e, "cannot connect to vfio-brokerd at %s: %s%s", path, strerror(e),
-                        e == ENOENT || e == ECONNREFUSED ? "; is vfio-brokerd.socket started?" : "");
+                        e == ENOENT || e == ECONNREFUSED ? "; is vfio-broker.socket started?" : "");
     }
     *ret_fd = vb_steal_fd(&fd);
     return 0;

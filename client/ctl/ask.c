@@ -28,12 +28,12 @@ int ctl_connect(struct ctl *ctl) {
         return CTL_OK;
     if (r == -ENOENT || r == -ECONNREFUSED || r == -EPIPE) {
         ctl_say("%s", vfb_error(ctl->client)->text);
-        ctl_say("look at it with: systemctl status vfio-brokerd.socket vfio-brokerd.service");
+        ctl_say("look at it with: systemctl status vfio-broker.socket vfio-brokerd.service");
         return CTL_NO_BROKER;
     }
     if (r == VFB_DENIED) {
         ctl_say("%s", vfb_error(ctl->client)->text);
-        ctl_say("run it as root, or have this user granted something in the policy: see vfio-brokerd(8)");
+        ctl_say("run it as root, or have this user granted something in the policy: see vfio-broker-policy(5)");
         return CTL_FAILED;
     }
     if (r == -EACCES) {
