@@ -288,6 +288,6 @@ size_t vb_emulated_objects(struct vb_backend *b) {
     for (i = 0; i < VB_SPACES_MAX; i++)
         n += em->spaces[i] != NULL;
     for (i = 0; i < VB_EMULATED_DEVICES; i++)
-        n += em->devices[i] != NULL;
+        n += em->devices[i] && !em->devices[i]->closed;
     return n;
 }

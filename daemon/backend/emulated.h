@@ -65,7 +65,7 @@ int vb_emulated_new(const struct vb_emulated_knobs *knobs, struct vb_backend **r
 struct vb_emulated_knobs *vb_emulated_knobs(struct vb_backend *b);
 /* The page table of a space, in order of IOVA. Returns how many entries there are; fills at most `max`. */
 size_t vb_emulated_dump(struct vb_backend *b, vb_handle space, struct vb_backend_map *maps, size_t max);
-/* Memories, spaces and devices that exist. */
+/* Memories, spaces and devices that exist; closed devices, which somebody else may have open, do not count. */
 size_t vb_emulated_objects(struct vb_backend *b);
 
 #endif

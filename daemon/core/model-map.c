@@ -94,21 +94,21 @@ static int check_entry(struct vb_model *m, struct vb_space *s, const struct vb_m
     return 0;
 }
 
-static int overlap(struct vb_space *s, struct vb_range r, struct vb_mapping *with, struct vb_error *e) {
-    struct vb_mapping *o = vb_mapping_first(&s->tree, r);
+static int overlap(struct vb_space *s, struct vb_range r, struct vb_error *e) {
+    struct vb_mapping *first = vb_mapping_first(&s->tree, r), *o;
     uint32_t i;
 
-    for (i = 0; o && o->iova.first <= r.last && i < VB_CONFLICTS_MAX; i++, o = vb_mapping_next(o))
+    for (i = 0, o = first; o && o->iova.first <= r.last && i < VB_CONFLICTS_MAX; i++, o = vb_mapping_next(o))
         vb_error_conflict(e, r.first, r.last, o->iova.first, o->iova.last, "mapping", NULL);
     return vb_refuse(e, VB_OVERLAP,
                      "IOVAs 0x%" PRIx64 "-0x%" PRIx64 " overlap %s 0x%" PRIx64 "-0x%" PRIx64 " of space %" PRIu32,
-                     r.first, r.last, with->pending ? "another entry of the same request," : "the mapping at",
-                     with->iova.first, with->iova.last, s->id);
+                     r.first, r.last, first->pending ? "another entry of the same request," : "the mapping",
+                     first->iova.first, first->iova.last, s->id);
 }
 
 static int take(struct batch *b, struct vb_range r, struct vb_memory *memory, const struct vb_map_entry *t,
                 uint64_t *ret_new, struct vb_error *e) {
-    struct vb_mapping *mapping, *with;
+    struct vb_mapping *mapping;
     int k;
 
     mapping = malloc(sizeof(*mapping));
@@ -116,10 +116,9 @@ static int take(struct batch *b, struct vb_range r, struct vb_memory *memory, co
         return vb_fail(e, -ENOMEM, "mapping");
     *mapping = (struct vb_mapping){
         .iova = r, .offset = t->offset, .memory = memory, .prot = (uint8_t)t->prot, .pending = true};
-    with = vb_mapping_insert(&b->s->tree, mapping);
-    if (with) {
+    if (vb_mapping_insert(&b->s->tree, mapping)) {
         free(mapping);
-        return overlap(b->s, r, with, e);
+        return overlap(b->s, r, e);
     }
     k = vb_extents_add(&memory->extents, vb_mapping_offsets(mapping), ret_new);
     if (k < 0) {

@@ -1,0 +1,301 @@
+/* Every operation of the model that succeeds is repeated with its first, second, ... backend call failing, and with its
+ * first, second, ... allocation failing, until nothing fails any more: each time model, ledger, page tables and fds are as
+ * they were before. Linked with --wrap=malloc,calloc,realloc. */
+#include "tests/unit/core-fixture.h"
+
+#include <inttypes.h>
+
+/* ---- the n-th allocation ---- */
+
+static uint64_t allocations, failing_allocation; /* counted while failing_allocation is not 0 */
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t size);
+
+static bool fails(void) {
+    return failing_allocation && ++allocations == failing_allocation;
+}
+void *__wrap_malloc(size_t size) {
+    return fails() ? NULL : __real_malloc(size);
+}
+void *__wrap_calloc(size_t n, size_t size) {
+    return fails() ? NULL : __real_calloc(n, size);
+}
+void *__wrap_realloc(void *p, size_t size) {
+    return fails() ? NULL : __real_realloc(p, size);
+}
+
+/* ---- the operations ---- */
+
+static struct vb_model *m;
+static struct vb_error e;
+static int memory_fd, client_fd;
+
+/* Two spaces with mappings, a read-only and two writable memories, one device claimed, one bound, one attached. */
+static void set_scene(void) {
+    static int fds[3];
+    struct vb_memory *ro;
+    struct vb_device *d;
+    unsigned i;
+
+    m = make_model(64 * MIB);
+    add_memory(m, MIB);
+    add_memory(m, MIB);
+    assert_int_equal(vb_model_register(m, make_memory(MIB), false, "rom", &ro, NULL), 0);
+    add_space(m);
+    add_space(m);
+    for (i = 0; i < 6; i++)
+        assert_int_equal(map1(m, 1, 1 + i % 2, i * 0x10000, 0x4000, i * 0x3000, 3, NULL), 0);
+    assert_int_equal(map1(m, 2, 1, 0, MIB, 0, 1, NULL), 0);
+    assert_int_equal(vb_model_claim(m, "claimed", 1, &msi_window, 1, -1, &d, &fds[0], NULL), 0);
+    add_device(m, "bound", &fds[1]);
+    d = add_device(m, "attached", &fds[2]);
+    assert_int_equal(vb_model_attach(m, d->id, 1, NULL), 0);
+    for (i = 0; i < 3; i++)
+        close(fds[i]); /* the clients' ends do not matter here */
+    memory_fd = make_memory(MIB);
+    client_fd = -1;
+}
+
+static void end_scene(void) {
+    vb_model_free(m);
+    close(memory_fd);
+    if (client_fd >= 0)
+        close(client_fd);
+}
+
+static int op_register(void) {
+    struct vb_memory *ret;
+    return vb_model_register(m, fcntl(memory_fd, F_DUPFD_CLOEXEC, 0), true, "new", &ret, &e);
+}
+static int op_unregister(void) {
+    return vb_model_unregister(m, 3, &e);
+}
+static int op_space_create(void) {
+    struct vb_space *ret;
+    return vb_model_space_create(m, "new", &ret, &e);
+}
+static int op_space_destroy(void) {
+    return vb_model_space_destroy(m, 2, &e);
+}
+static int op_refresh(void) {
+    return vb_model_space_refresh(m, vb_model_space(m, 1, NULL), &e);
+}
+static int op_map_one(void) {
+    return map1(m, 1, 1, 0x800000, 0x3000, 0x41000, 3, &e);
+}
+/* More than a chunk of the page table's nodes, all memories, splitting extents. */
+static int op_map_batch(void) {
+    static struct vb_map_entry t[400];
+    unsigned i;
+
+    for (i = 0; i < 400; i++)
+        t[i] = (struct vb_map_entry){.iova = 0x1000000 + i * 0x2000ull,
+                                     .size = 0x1000,
+                                     .offset = (i * 7 % 200) * 0x1000ull,
+                                     .memory = 1 + i % 3,
+                                     .prot = i % 3 == 2 ? 1 : 3};
+    return vb_model_map(m, 1, t, 400, &e);
+}
+static int op_unmap_one(void) {
+    uint64_t n, bytes;
+    return unmap1(m, 1, 0x10000, 0x4000, &n, &bytes, &e);
+}
+static int op_unmap_batch(void) {
+    const struct vb_unmap_entry t[] = {{0x40000, 0x10000}, {0, 0x20000}, {0x30000, 0x4000}};
+    uint64_t n, bytes;
+    return vb_model_unmap(m, 1, t, 3, &n, &bytes, &e);
+}
+static int op_unmap_all(void) {
+    uint64_t n, bytes;
+    return vb_model_unmap_all(m, 1, &n, &bytes, &e);
+}
+static int op_claim(void) {
+    struct vb_device *ret;
+    return vb_model_claim(m, "new", 1, &msi_window, 1, -1, &ret, &client_fd, &e);
+}
+static int op_bind(void) {
+    return vb_model_bind(m, 1, &e);
+}
+static int op_attach(void) {
+    return vb_model_attach(m, 2, 2, &e);
+}
+static int op_detach(void) {
+    return vb_model_detach(m, 3, &e);
+}
+static int op_release(void) {
+    vb_handle h;
+    return vb_model_release(m, 3, &h, &e);
+}
+
+static const struct {
+    const char *name;
+    int (*run)(void);
+} ops[] = {
+    {"register", op_register},
+    {"unregister", op_unregister},
+    {"space_create", op_space_create},
+    {"space_destroy", op_space_destroy},
+    {"refresh", op_refresh},
+    {"map", op_map_one},
+    {"map of 400", op_map_batch},
+    {"unmap", op_unmap_one},
+    {"unmap of 3", op_unmap_batch},
+    {"unmap all", op_unmap_all},
+    {"claim", op_claim},
+    {"bind", op_bind},
+    {"attach", op_attach},
+    {"detach", op_detach},
+    {"release", op_release},
+};
+
+/* ---- everything that can be seen, as text ---- */
+
+static void picture(char *buf, size_t size) {
+    size_t at = 0;
+    uint32_t i;
+
+#define SAY(...) at += (size_t)snprintf(buf + at, size - at, __VA_ARGS__)
+    check_model(m); /* the trees and the page tables agree */
+    SAY("used %" PRIu64 " lease %" PRIu64 " mappings %" PRIu64 " objects %zu fds %u\n", m->ledger.used, m->ledger.lease,
+        m->mappings, vb_emulated_objects(m->backend), count_fds());
+    for (i = 0; i < m->memories.n; i++) {
+        struct vb_memory *p = m->memories.items[i];
+        SAY("memory %u %s fd %d handle %" PRIu64 " mappings %" PRIu64 " covered %" PRIu64 " in %u\n", p->id, p->name,
+            p->fd, p->handle, p->mappings, p->extents.covered, p->extents.n);
+    }
+    for (i = 0; i < m->devices.n; i++) {
+        struct vb_device *p = m->devices.items[i];
+        SAY("device %u %s state %d space %u handle %" PRIu64 "\n", p->id, p->address, p->state,
+            p->space ? p->space->id : 0, p->handle);
+    }
+    for (i = 0; i < m->spaces.n; i++) {
+        struct vb_space *p = m->spaces.items[i];
+        struct vb_mapping *k;
+
+        SAY("space %u %s mappings %" PRIu64 " bytes %" PRIu64 " devices %u usable %u handle %" PRIu64 "\n", p->id,
+            p->name, p->mappings, p->mapped_bytes, p->devices, p->info.n_usable, p->handle);
+        for (k = vb_mapping_first(&p->tree, (struct vb_range){0, UINT64_MAX}); k; k = vb_mapping_next(k))
+            SAY("  %" PRIx64 "-%" PRIx64 " memory %u at %" PRIx64 " prot %u\n", k->iova.first, k->iova.last,
+                k->memory->id, k->offset, k->prot);
+    }
+    assert_true(at < size);
+}
+
+static void arm(bool calls, uint64_t nth) {
+    if (calls)
+        vb_emulated_knobs(m->backend)->fault[VB_EMULATED_ANY] = (struct vb_emulated_fault){.nth = nth, .error = -EIO};
+    else
+        failing_allocation = nth;
+    allocations = 0;
+}
+
+static bool disarm(bool calls, uint64_t nth) {
+    struct vb_emulated_fault *f = &vb_emulated_knobs(m->backend)->fault[VB_EMULATED_ANY];
+    bool struck = calls ? f->calls >= nth : allocations >= nth;
+
+    failing_allocation = 0;
+    f->nth = 0;
+    return struck;
+}
+
+/* Returns how many failures there were. */
+static unsigned sweep(const char *name, int (*run)(void), bool calls) {
+    static char before[65536], after[65536], good[65536];
+    unsigned failures = 0;
+    uint64_t nth;
+    bool struck;
+    int r;
+
+    set_scene();
+    assert_int_equal(run(), 0);
+    picture(good, sizeof(good));
+    end_scene();
+    for (nth = 1;; nth++) {
+        set_scene();
+        picture(before, sizeof(before));
+        memset(&e, 0, sizeof(e));
+        arm(calls, nth);
+        r = run();
+        struck = disarm(calls, nth);
+        picture(after, sizeof(after));
+        if (r != 0) {
+            failures++;
+            assert_true(struck && r == e.code);
+            assert_int_equal(r, calls ? -EIO : -ENOMEM);
+            if (strcmp(before, after) != 0)
+                fail_msg("%s with %s %" PRIu64 " failing: before\n%safter\n%s", name, calls ? "call" : "allocation",
+                         nth, before, after);
+            assert_int_equal(run(), 0); /* and it can be had afterwards */
+            picture(after, sizeof(after));
+        }
+        if (!calls || strcmp(name, "attach") != 0) /* an attach succeeds without the usable ranges: asked later */
+            assert_true(r != 0 || !struck || strcmp(name, "detach") == 0 || strcmp(name, "release") == 0);
+        if (!struck) {
+            assert_int_equal(r, 0);
+            assert_string_equal(after, good);
+        }
+        end_scene();
+        if (!struck)
+            return failures;
+    }
+}
+
+static void sweep_all(bool calls) {
+    unsigned fds = count_fds(), n, total = 0;
+    size_t i;
+
+    for (i = 0; i < sizeof(ops) / sizeof(*ops); i++) {
+        n = sweep(ops[i].name, ops[i].run, calls);
+        printf("# %s: %u %s\n", ops[i].name, n, calls ? "calls" : "allocations");
+        total += n;
+    }
+    printf("# %u failures\n", total);
+    assert_int_equal(count_fds(), fds);
+}
+
+static void test_each_backend_call(void **state) {
+    (void)state;
+    sweep_all(true);
+}
+
+static void test_each_allocation(void **state) {
+    (void)state;
+    sweep_all(false);
+}
+
+/* The sweeps above begin with a model; this is how one comes to be. */
+static void test_making_a_model(void **state) {
+    struct vb_backend *b;
+    uint64_t nth;
+    int r;
+
+    (void)state;
+    for (nth = 1;; nth++) {
+        failing_allocation = nth;
+        allocations = 0;
+        r = vb_emulated_new(NULL, &b, NULL);
+        if (r == 0)
+            r = vb_model_new(b, 10, &m); /* consumes it */
+        failing_allocation = 0;
+        if (r == 0)
+            break;
+        assert_int_equal(r, -ENOMEM);
+    }
+    assert_int_equal(nth, 3);
+    m = vb_model_free(m);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_each_backend_call),
+        cmocka_unit_test(test_each_allocation),
+        cmocka_unit_test(test_making_a_model),
+    };
+
+    return cmocka_run_group_tests_name("fail-nth", tests, NULL, NULL);
+}
