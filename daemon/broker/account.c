@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 
 #include "broker/policy.h"
 
@@ -37,19 +36,17 @@ struct vb_account *vb_account_put(struct vb_account *a) {
 int vb_limits_read(const char *proc, const struct vb_peer *peer, uint64_t memory_max, struct vb_limits *ret) {
     struct vb_proc_status status;
     struct vb_limits l;
-    struct rlimit rl;
 
     if (peer->pidfd < 0)
         return -ESRCH;
-    if (prlimit(peer->pid, RLIMIT_MEMLOCK, NULL, &rl) < 0)
-        return -errno;
-    int r = vb_proc_status(proc, peer->pid, &status);
+    int r = vb_proc_memlock(proc, peer->pid, &l.limit);
+    if (r == 0)
+        r = vb_proc_status(proc, peer->pid, &status);
     if (r < 0)
         return r == -ENOENT ? -ESRCH : r;
     if (!vb_pidfd_alive(peer->pidfd)) /* else the pid, and what was read, may be another's by now */
         return -ESRCH;
     l.own = status.locked;
-    l.limit = rl.rlim_cur == RLIM_INFINITY ? VB_POLICY_MEMORY_MAX : rl.rlim_cur;
     snprintf(l.whose, sizeof l.whose, "RLIMIT_MEMLOCK of pid %d", (int)peer->pid);
     if (memory_max < l.limit) {
         l.limit = memory_max;

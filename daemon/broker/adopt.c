@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -82,14 +81,15 @@ static int check_client(struct vb_record *r, int fd, struct vb_error *e) {
 
 static int read_lease(struct vb_record *r, uint64_t *ret, struct vb_error *e) {
     struct vb_proc_status status;
-    struct rlimit rl;
+    uint64_t lease;
 
-    if (prlimit(r->pid, RLIMIT_MEMLOCK, NULL, &rl) < 0)
-        return vb_fail(e, -errno, "cannot read the limits of pid %d", (int)r->pid);
-    int n = vb_proc_status(r->broker->options.proc, r->pid, &status);
+    int n = vb_proc_memlock(r->broker->options.proc, r->pid, &lease);
+    if (n == 0)
+        n = vb_proc_status(r->broker->options.proc, r->pid, &status);
     if (n < 0)
-        return vb_fail(e, n, "cannot read the status of pid %d", (int)r->pid);
-    uint64_t lease = rl.rlim_cur > status.locked ? rl.rlim_cur : status.locked;
+        return vb_fail(e, n, "cannot read the limits of pid %d", (int)r->pid);
+    if (lease < status.locked)
+        lease = status.locked;
     *ret = lease < VB_POLICY_MEMORY_MAX ? lease : VB_POLICY_MEMORY_MAX;
     return 0;
 }

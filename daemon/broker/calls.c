@@ -51,7 +51,7 @@ void vb_answer_ok(struct vb_record *r, uint64_t serial) {
 static int set_memlock(struct vb_record *r, uint64_t lease, struct vb_error *e) {
     struct rlimit rl = {lease, lease};
 
-    if (r->broker->uids.count == 0) /* development: nothing is pinned, and raising needs privilege */
+    if (!r->broker->iommufd) /* nothing is pinned, and raising needs privilege */
         return 0;
     if (prlimit(r->pid, RLIMIT_MEMLOCK, &rl, NULL) < 0)
         return vb_fail(e, -errno, "cannot set the memory limit of session %u", r->id);

@@ -37,6 +37,12 @@ static char *keep(struct page *p, const char *text) {
 
 /* ---- status ---- */
 
+static int count(const char *address, void *data) {
+    (void)address;
+    ++*(uint32_t *)data;
+    return 0;
+}
+
 static int show_status(struct vb_record *r, const VfioBroker__Inspect *q, struct page *p, struct vb_error *e) {
     VfioBroker__StatusRow *s = vb_arena_alloc(p->arena, sizeof *s);
     struct vb_broker *b = r->broker;
@@ -54,6 +60,7 @@ static int show_status(struct vb_record *r, const VfioBroker__Inspect *q, struct
     s->sessions = b->n_sessions;
     s->sessions_max = VB_SESSIONS_MAX;
     vb_register_count(&b->devices, &claimed, &held);
+    vb_register_each(&b->devices, count, &s->devices);
     s->devices_claimed = claimed;
     s->devices_held = held;
     LIST_FOREACH (a, &b->accounts.list, entry) {

@@ -62,14 +62,15 @@ static void child_limit(int resource, rlim_t value) {
 static void child_limits(const struct vb_spawn *s) {
     child_limit(RLIMIT_NOFILE, VB_SESSION_NOFILE);
     child_limit(RLIMIT_CORE, 0);
-    if (s->change_uid) {
-        child_limit(RLIMIT_MEMLOCK, s->lease);
 #ifndef VB_SANITIZERS
+    if (s->change_uid)
         child_limit(RLIMIT_NPROC, 1); /* of its own uid: itself; counted again at exec, so 0 would fail there */
 #endif
+    if (s->pins) {
+        child_limit(RLIMIT_MEMLOCK, s->lease);
         return;
     }
-    /* Development: what cannot be raised stays as it is; nothing is pinned by this backend. */
+    /* Development: raising may need a privilege that we lack, and nothing is pinned by this backend. */
     struct rlimit rl;
     if (getrlimit(RLIMIT_MEMLOCK, &rl) < 0)
         child_fail("getrlimit");

@@ -18,6 +18,7 @@ struct vb_spawn {
     bool change_uid; /* become `uid`; else stay who we are (development) */
     uid_t uid;
     uint64_t lease; /* RLIMIT_MEMLOCK */
+    bool pins;      /* the lease must be enforced by the kernel; else as far as our own limits go */
 };
 
 struct vb_spawned {

@@ -277,7 +277,8 @@ int vb_record_spawn(struct vb_record *r, int client_fd, const struct vb_limits *
                                .control_fd = theirs,
                                .change_uid = b->uids.count > 0,
                                .uid = r->uid,
-                               .lease = r->lease};
+                               .lease = r->lease,
+                               .pins = b->iommufd};
     n = vb_spawn(&s, &spawned, e);
     if (n != 0)
         return n;

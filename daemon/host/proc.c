@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -67,6 +68,35 @@ int vb_proc_start_time(const char *proc, pid_t pid, uint64_t *ret) {
         return -EBADMSG;
     *ret = start;
     return 0;
+}
+
+int vb_proc_memlock(const char *proc, pid_t pid, uint64_t *ret) {
+    static const char name[] = "\nMax locked memory ";
+    char path[PATH_MAX], text[4096];
+    struct rlimit rl;
+
+    if (prlimit(pid, RLIMIT_MEMLOCK, NULL, &rl) == 0) {
+        *ret = rl.rlim_cur == RLIM_INFINITY ? UINT64_MAX : rl.rlim_cur;
+        return 0;
+    }
+    if (errno != EPERM)
+        return -errno;
+    /* Without CAP_SYS_RESOURCE (a container, development) other uids' limits are to be had in the slower way. */
+    if (!vb_path(path, sizeof path, "%s/%d/limits", proc, (int)pid))
+        return -ENAMETOOLONG;
+    int r = vb_file_read(path, text, sizeof text);
+    if (r < 0)
+        return r;
+    const char *line = strstr(text, name);
+    if (!line)
+        return -EBADMSG;
+    line += strlen(name);
+    line += strspn(line, " ");
+    if (strncmp(line, "unlimited", 9) == 0) {
+        *ret = UINT64_MAX;
+        return 0;
+    }
+    return sscanf(line, "%" SCNu64, ret) == 1 ? 0 : -EBADMSG;
 }
 
 void vb_proc_comm(const char *proc, pid_t pid, char ret[VB_COMM_SIZE]) {

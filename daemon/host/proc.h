@@ -21,6 +21,8 @@ struct vb_proc_status {
 int vb_proc_status(const char *proc, pid_t pid, struct vb_proc_status *ret);
 /* Field 22 of /proc/PID/stat, clock ticks since boot: with the pid it names a process for all time. */
 int vb_proc_start_time(const char *proc, pid_t pid, uint64_t *ret);
+/* Soft RLIMIT_MEMLOCK in bytes; UINT64_MAX: unlimited. */
+int vb_proc_memlock(const char *proc, pid_t pid, uint64_t *ret);
 /* Name of the program, printable ASCII only; "?" when it cannot be read. */
 void vb_proc_comm(const char *proc, pid_t pid, char ret[VB_COMM_SIZE]);
 /* Calls fn for each process until it returns nonzero; returns that, 0, or a negative errno. */
