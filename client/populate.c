@@ -83,7 +83,7 @@ int vbc_populate(struct vfb_client *c, int fd, bool writable) {
             return vbc_fail(c, -EFBIG, "a page of the memory is larger than the address space");
         p = mmap(NULL, (size_t)n, prot, MAP_SHARED, fd, (off_t)at);
         if (p == MAP_FAILED) {
-            if (errno == EACCES || errno == EPERM) /* read-only, write-only, sealed */
+            if (errno == EACCES || errno == EPERM || errno == EBADF) /* read-only, write-only, sealed, O_PATH */
                 return 0;
             return failed(c, -errno, at, size);
         }
