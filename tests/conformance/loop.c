@@ -132,15 +132,17 @@ struct chain {
 };
 static void on_chain(struct vfb_client *c, int result, void *arg) {
     struct chain *h = arg;
+    unsigned n = ++h->n; /* the blocking call below may run further callbacks */
+    uint64_t mappings;
 
     tap_check(result == 0, "%s: %s", vfb_code_name(result), vfb_error(c)->text);
-    h->n++;
-    if (h->n < 10) {
-        struct vfb_map e = {.iova = h->n * PAGE, .size = PAGE, .memory = h->memory, .prot = VFB_READ};
+    if (n < 10) {
+        struct vfb_map e = {.iova = n * PAGE, .size = PAGE, .memory = h->memory, .prot = VFB_READ};
 
         OK(c, vfb_map_async(c, h->space, &e, 1, on_chain, h));
     }
-    tap_check(describe(c, h->space).mappings >= h->n, "%" PRIu64 " mappings", describe(c, h->space).mappings);
+    mappings = describe(c, h->space).mappings;
+    tap_check(mappings >= n, "%" PRIu64 " mappings in callback %u", mappings, n);
 }
 
 static void case_chain(void) {

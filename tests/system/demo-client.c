@@ -107,7 +107,7 @@ static void do_claim(const char *address) {
     double start = now();
     int r = VFB_BUSY;
 
-    for (int i = 0; i < CLAIM_TRIES && r == VFB_BUSY; i++) {
+    for (int i = 0; i < CLAIM_TRIES && (r == VFB_BUSY || r == VFB_UNAVAILABLE); i++) {
         if (i)
             nanosleep(&pause, NULL);
         r = vfb_device_claim(client, address, &device);
