@@ -108,7 +108,7 @@ static void add_memory(struct grid *g, uint32_t session, const VfioBroker__Inspe
 /* ---- devices -------------------------------------------------------------------------------------------------- */
 
 static const struct grid_column device_columns[] = {
-    {"address", "ADDRESS", GRID_TEXT},   {"id", "ID", GRID_TEXT},           {"class", NULL, GRID_ADDRESS},
+    {"address", "ADDRESS", GRID_TEXT},   {"pci_id", "ID", GRID_TEXT},       {"class", NULL, GRID_ADDRESS},
     {"group", "GROUP", GRID_NUMBER},     {"driver", "DRIVER", GRID_TEXT},   {"state", "STATE", GRID_TEXT},
     {"session", "SESSION", GRID_NUMBER}, {"granted", "GRANTED", GRID_FLAG}, {"reason", "REASON", GRID_TEXT},
 };

@@ -4,12 +4,18 @@
 #include "client/ctl/ctl.h"
 
 static const struct grid_column columns[] = {
-    {"program", "Version", GRID_TEXT},     {"backend", "Backend", GRID_TEXT},
-    {"pid", "PID", GRID_NUMBER},           {"started", "Started", GRID_TIME},
-    {"sessions", "Sessions", GRID_NUMBER}, {"sessions_max", "at most", GRID_NUMBER},
-    {"devices", "Devices", GRID_NUMBER},   {"devices_claimed", "claimed", GRID_NUMBER},
-    {"devices_held", "held", GRID_NUMBER}, {"leased_bytes", "Leased", GRID_BYTES},
-    {"policy", "Policy", GRID_TEXT},       {"grants", "Grants", GRID_NUMBER},
+    {"program", "Version", GRID_TEXT},
+    {"backend", "Backend", GRID_TEXT},
+    {"pid", "PID", GRID_NUMBER},
+    {"started", "Started", GRID_TIME},
+    {"sessions", "Sessions", GRID_NUMBER},
+    {"sessions_max", "Sessions at most", GRID_NUMBER},
+    {"devices", "Devices", GRID_NUMBER},
+    {"devices_claimed", "Devices claimed", GRID_NUMBER},
+    {"devices_held", "Devices held", GRID_NUMBER},
+    {"leased_bytes", "Leased", GRID_BYTES},
+    {"policy", "Policy", GRID_TEXT},
+    {"grants", "Grants", GRID_NUMBER},
 };
 
 static void add(struct grid *g, uint32_t session, const VfioBroker__InspectReply *reply) {
