@@ -23,6 +23,7 @@ enum {
     EDU_RUN = 1,
     EDU_FROM_DEVICE = 2,
     EDU_WAIT_MS = 5000,
+    SPOILT = 0xa5,
     PCI_COMMAND_OFFSET = 4,
     PCI_COMMAND_MEMORY_MASTER = 2 | 4,
 };
@@ -101,9 +102,9 @@ static int edu_load_pattern(struct testdev *d, size_t size) {
     return edu_load(d, pattern, size);
 }
 
-static bool all_zero(const uint8_t *p, size_t size) {
+static bool all(uint8_t byte, const uint8_t *p, size_t size) {
     for (size_t i = 0; i < size; i++)
-        if (p[i])
+        if (p[i] != byte)
             return false;
     return true;
 }
@@ -115,7 +116,7 @@ static int edu_read(struct testdev *d, uint64_t iova, uint8_t *buf, size_t size)
         if (d->known < size || attempt)
             r = edu_load_pattern(d, size);
         /* What comes to the scratch page must come now: it is spoilt first. */
-        memset(bring_half(d), 0xa5, size);
+        memset(bring_half(d), SPOILT, size);
         if (r == 0)
             r = edu_dma(d, iova, size, false);
         if (r == 0)
@@ -124,7 +125,8 @@ static int edu_read(struct testdev *d, uint64_t iova, uint8_t *buf, size_t size)
             d->known = 0;
             return r;
         }
-        if (all_zero(bring_half(d), size)) {
+        /* Refused, or the scratch page cannot be reached either: the device is not attached. */
+        if (all(0, bring_half(d), size) || all(SPOILT, bring_half(d), size)) {
             d->known = 0;
             return -EFAULT;
         }

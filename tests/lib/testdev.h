@@ -6,8 +6,8 @@
  * *scratch* page: memory of ours that is mapped read-write in the space the device is attached to. What the device read is
  * brought there to be looked at, and what it shall write is fetched from there. An IOVA that the IOMMU refuses shows as
  * zeros or as a buffer that did not change; both are found by trying again with a pattern that cannot be there.
- * Consequences for edu only: memory that is all zero reads as -EFAULT, so fill it first; and a write of what is there
- * already cannot be told from a refused one. A DMA takes 100 ms (a timer in QEMU), a call two to six of them. */
+ * Consequences for edu only: memory that is all zero (or all 0xa5) reads as -EFAULT, so fill it first; a write of what is
+ * there already cannot be told from a refused one; and the scratch page itself cannot be tested. A DMA takes 100 ms (a timer in QEMU), a call two to six of them. */
 #ifndef VB_TESTS_TESTDEV_H
 #define VB_TESTS_TESTDEV_H
 

@@ -91,11 +91,14 @@ else
 	device=0000:00:04.0 other=0000:00:05.0
 	options=(--backend=iommufd)
 fi
-memlock=
-[ -z "$root" ] || memlock=$((128 << 20))
-size=64
-[ -n "$root" ] || [ "$(ulimit -H -l)" = unlimited ] || [ "$(ulimit -H -l)" -ge $((80 << 10)) ] || size=$(($(ulimit -H -l) / 1024 / 2))
-[ -n "$root" ] || ulimit -S -l "$(ulimit -H -l)"
+# What the client may lock: 128 MiB where we may say so, else what we may ourselves.
+size=64 memlock=$((128 << 20))
+if [ -z "$root" ] || ! prlimit --memlock=$memlock:$memlock true 2>/dev/null; then
+	memlock=
+	hard=$(ulimit -H -l)
+	ulimit -S -l "$hard"
+	[ "$hard" = unlimited ] || [ "$hard" -ge $((80 << 10)) ] || size=$((hard >> 11))
+fi
 
 echo "vfio-broker: an unprivileged program's device does DMA, on $what"
 
@@ -157,6 +160,7 @@ must attach
 show "attached to a space of its own"
 
 step "It maps $size MiB of memfd for the device"
+[ "$size" = 64 ] || show "not 64 MiB: this user's limit of locked memory is $hard KiB"
 must map "$size"
 show "mapped: IOVA and bytes: $answer"
 if [ -z "$emulated" ]; then
