@@ -100,12 +100,13 @@ int vb_iommufd_device_attach(struct vb_backend *b, vb_handle device, vb_handle s
                          "%s cannot be attached: a mapping of the space lies in a region that the device reserves or "
                          "beyond what its IOMMU can address, or is not aligned to its page size; unmap it first",
                          d->address);
-    case -EINVAL: /* the device's IOMMU cannot use the domain */
+    case -EINVAL: /* the device's IOMMU cannot use the domain, or a file has shrunk (mm/gup.c, memfd_pin_folios), for which
+                     the model looks just before */
         return vb_refuse(e, VB_UNSUPPORTED,
                          "%s cannot be attached: its IOMMU is not compatible with the devices already there; use a "
                          "space of its own",
                          d->address);
-    case -EFAULT: /* a file has shrunk under a mapping: mm/gup.c, memfd_pin_folios; pin_user_pages */
+    case -EFAULT: /* the same by address: mm/gup.c, pin_user_pages */
         return vb_refuse(e, VB_BAD_MEMORY,
                          "%s cannot be attached: memory of the space cannot be pinned; was its file truncated?",
                          d->address);

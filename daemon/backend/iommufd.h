@@ -7,7 +7,7 @@
  *   device   a VFIO cdev fd of ours; the client has a dup and may attach, detach and re-attach it to any IOAS behind our
  *            back (drivers/vfio/device_cdev.c asks nobody), which gains it nothing: an IOAS holds only what is paid for.
  *
- * Kernel facts were read in Linux 7.2 and are named where they are used. */
+ * Kernel facts were read in Linux 7.3 and are named where they are used. */
 #ifndef VB_BACKEND_IOMMUFD_H
 #define VB_BACKEND_IOMMUFD_H
 

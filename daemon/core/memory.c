@@ -1,4 +1,4 @@
-/* See memory.h. Kernel facts were read in Linux 7.2; the file is named at each. */
+/* See memory.h. Kernel facts were read in Linux 7.3; the file is named at each. */
 #include "core/memory.h"
 
 #include <assert.h>

@@ -30,7 +30,7 @@ struct vb_memory {
     dev_t dev;
     ino_t ino;
     uint64_t mappings; /* that refer to it, over all spaces, pending ones included */
-    uint64_t checked;  /* the map batch that looked at it last: see model-map.c */
+    uint64_t checked;  /* when it was looked at last: see model-map.c */
     struct vb_extents extents;
     vb_handle handle; /* of the backend */
     char name[VB_NAME_MAX + 1];

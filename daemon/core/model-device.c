@@ -104,6 +104,26 @@ static int check_reserved(struct vb_space *s, const struct vb_device *d, struct 
                      conflicts, s->id, d->address, first->iova.first, first->iova.last, where.first, where.last);
 }
 
+/* The kernel pins at attach, when a space gets its first domain: pages that were taken out since they were mapped would be
+ * allocated at our expense, and a file that has shrunk would only give EINVAL (mm/gup.c, memfd_pin_folios). Seals against
+ * writing that came since do not matter: what is mapped writable may stay so, as with mmap. */
+static int check_memories(struct vb_model *m, struct vb_space *s, struct vb_error *e) {
+    const uint64_t stamp = 2 * ++m->batch; /* as in model-map.c: each memory once */
+    struct vb_mapping *mapping;
+    int r;
+
+    for (mapping = vb_mapping_first(&s->tree, (struct vb_range){0, UINT64_MAX}); mapping;
+         mapping = vb_mapping_next(mapping)) {
+        if (mapping->memory->checked >= stamp)
+            continue;
+        r = vb_memory_recheck(mapping->memory, false, e);
+        if (r != 0)
+            return r;
+        mapping->memory->checked = stamp;
+    }
+    return 0;
+}
+
 /* What devices can use has changed. If the backend cannot say now, it is asked again before the next use. */
 static void devices_changed(struct vb_model *m, struct vb_space *s) {
     s->info_stale = true;
@@ -123,6 +143,8 @@ int vb_model_attach(struct vb_model *m, uint32_t id, uint32_t space, struct vb_e
         return vb_refuse(e, VB_STATE, "device %" PRIu32 " (%s) is attached to space %" PRIu32 "; detach it first", id,
                          d->address, d->space->id);
     r = check_reserved(s, d, e);
+    if (r == 0)
+        r = check_memories(m, s, e);
     if (r != 0)
         return r;
     r = m->backend->ops->device_attach(m->backend, d->handle, s->handle, e);

@@ -46,7 +46,7 @@ struct vb_model {
     struct vb_ledger ledger;
     uint64_t mappings;        /* of all spaces, pending ones included */
     uint64_t mappings_max;    /* policy */
-    uint64_t batch;           /* number of the map batch that runs: see model-map.c */
+    uint64_t batch;           /* number of the last look at memories: see model-map.c */
     struct vb_table memories; /* struct vb_memory */
     struct vb_table spaces;   /* struct vb_space */
     struct vb_table devices;  /* struct vb_device */

@@ -277,6 +277,27 @@ static void test_memory_changes_before_map(void **state) {
     REFUSED(map1(m, 1, 3, 0x30000, 4096, 0, 1, fresh()), VB_BAD_MEMORY, "memory 3", "shrunk");
 }
 
+static void test_memory_changes_before_attach(void **state) {
+    struct vb_memory *memory;
+    int fd;
+
+    (void)state;
+    memory = add_memory(m, MIB);
+    add_space(m);
+    add_space(m);
+    add_device(m, "0000:00:04.0", &fd);
+    assert_int_equal(map1(m, 1, 1, 0, MIB, 0, 3, fresh()), 0);
+    assert_int_equal(fcntl(memory->fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE), 0); /* what is mapped stays writable */
+    assert_int_equal(vb_model_attach(m, 1, 1, fresh()), 0);
+    assert_int_equal(vb_model_detach(m, 1, fresh()), 0);
+    assert_int_equal(fallocate(memory->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096),
+                     -1); /* nor can it be holed */
+    assert_int_equal(ftruncate(memory->fd, 4096), 0);
+    REFUSED(vb_model_attach(m, 1, 1, fresh()), VB_BAD_MEMORY, "memory 1", "shrunk");
+    assert_int_equal(vb_model_attach(m, 1, 2, fresh()), 0); /* it is not in that space */
+    close(fd);
+}
+
 /* ---- unmapping ---- */
 
 static void test_impossible_unmaps(void **state) {
@@ -552,6 +573,7 @@ int main(void) {
         TEST(test_payment),
         TEST(test_mappings_limit),
         TEST(test_memory_changes_before_map),
+        TEST(test_memory_changes_before_attach),
         TEST(test_impossible_unmaps),
         TEST(test_a_failed_unmap_maps_again),
         TEST(test_a_failed_map_that_cannot_be_undone_stays),
