@@ -1,5 +1,7 @@
 /* The innocent client: maps, lets its device copy, unmaps, for as long as the tests run. Whatever goes wrong for it, or
  * takes too long, is a failure of the test that runs meanwhile. */
+#include "config.h"
+
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>

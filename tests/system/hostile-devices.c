@@ -1,4 +1,6 @@
 /* Hostile holders of device fds: whoever has one can attach, detach and bind by itself, and keep it open (DESIGN 1.4, 1.5). */
+#include "config.h"
+
 #include <errno.h>
 #include <linux/vfio.h>
 #include <signal.h>

@@ -1,5 +1,7 @@
 /* One copy by the device: 200 ms on edu, where tests/lib/testdev would take six transfers to be sure of the result. Here
  * the caller looks at its own memory. */
+#include "config.h"
+
 #include <errno.h>
 
 #include "hostile.h"

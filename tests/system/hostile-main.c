@@ -15,6 +15,7 @@
 
 #include "hostile.h"
 
+#define TEXT      512
 #define SETTLE_MS 20000
 #ifdef VB_SANITIZERS
 #define RSS_SLACK_KIB (512 << 10) /* freed memory is kept back */
@@ -25,7 +26,7 @@
 
 struct world world;
 static struct shared {
-    char text[512], notes[1024];
+    char text[TEXT], notes[1024];
     struct bystander bystander;
     struct {
         volatile int done; /* 1: ended, -1: failed */
@@ -39,7 +40,7 @@ void fail(const char *fmt, ...) {
 
     va_start(ap, fmt);
     if (!*fail_text)
-        vsnprintf(fail_text, 256, fmt, ap);
+        vsnprintf(fail_text, TEXT, fmt, ap);
     va_end(ap);
     if (fail_text == shared->bystander.text)
         shared->bystander.failed = 1;

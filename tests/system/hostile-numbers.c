@@ -1,4 +1,6 @@
 /* Hostile numbers: what cannot be mapped, what is not there, what belongs to somebody else, and every limit. */
+#include "config.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -232,9 +234,10 @@ static void test_foreign_handles(void) {
 
     wire_open(&a);
     wire_open(&b);
-    int fd = memfd(MIB, NULL);
     for (int i = 0; i < 9; i++) {
+        int fd = memfd(MIB, NULL);
         expect(w_register(&a, fd, true, &memory), 0, "register");
+        close(fd);
         expect(w_space(&a, &space), 0, "space");
     }
     expect(w_map1(&a, space, memory, MIB, MIB, 0), 0, "map");
@@ -391,11 +394,15 @@ static void test_device_order(void) {
 static void test_object_limits(void) {
     struct wire w;
     uint32_t id;
-    int fd = memfd(P, NULL), k;
+    int fd, k;
 
     wire_open(&w);
-    for (unsigned i = 0; i < VB_MEMORIES_MAX; i++)
+    for (unsigned i = 0; i < VB_MEMORIES_MAX; i++) {
+        fd = memfd(P, NULL);
         expect(w_register(&w, fd, true, &id), 0, "memory %u", i);
+        close(fd);
+    }
+    fd = memfd(P, NULL);
     expect(w_register(&w, fd, true, NULL), ERR(LIMIT), "one memory too many");
     expect(w_unregister(&w, id), 0, "unregister");
     expect(w_register(&w, fd, true, &id), 0, "register instead");

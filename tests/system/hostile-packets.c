@@ -1,4 +1,6 @@
 /* Hostile packets: what is no message, or not at that moment, or comes with the wrong fds. */
+#include "config.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>

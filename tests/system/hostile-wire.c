@@ -1,4 +1,6 @@
 /* A client that can say anything: requests packed here, sent as bytes; replies with their fd. */
+#include "config.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <stdarg.h>
@@ -77,6 +79,9 @@ size_t wire_pack(struct wire *w, VfioBroker__Request *r, uint8_t *buf, size_t si
     return (size_t)n;
 }
 
+/* The last error's sentence, for expect(). */
+static char last_error[VB_ERROR_TEXT];
+
 /* Every error has a sentence. */
 static int error_of(const VfioBroker__Reply *reply) {
     if (reply->body_case != VFIO_BROKER__REPLY__BODY_ERROR)
@@ -84,6 +89,7 @@ static int error_of(const VfioBroker__Reply *reply) {
     const VfioBroker__Error *e = reply->error;
     CHECK((int)e->code > 0, "an error without a code: %s", e->text);
     CHECK(e->text && strlen(e->text) > 8, "an error %s without a sentence", code_name((int)e->code));
+    snprintf(last_error, sizeof last_error, "%s", e->text);
     return (int)e->code;
 }
 
@@ -153,7 +159,7 @@ const char *code_name(int code) {
 }
 
 void expect(int got, int code, const char *fmt, ...) {
-    char what[256], g[64];
+    char what[160], g[64];
     va_list ap;
 
     if (got == code)
@@ -162,7 +168,7 @@ void expect(int got, int code, const char *fmt, ...) {
     vsnprintf(what, sizeof what, fmt, ap);
     va_end(ap);
     snprintf(g, sizeof g, "%s", code_name(got));
-    fail("%s: %s, not %s", what, g, code_name(code));
+    fail("%s: %s, not %s%s%.200s", what, g, code_name(code), got > 0 ? ": " : "", got > 0 ? last_error : "");
 }
 
 /* ---- requests ---- */
@@ -360,9 +366,12 @@ struct ready w_ready(struct wire *w, size_t size) {
 
 int w_device(struct wire *w, const char *address, uint32_t space, uint32_t *ret_device) {
     uint32_t id;
-    int fd;
+    int fd, k;
 
-    expect(w_claim(w, address, &id, &fd), 0, "claim of %s", address);
+    /* A session that has just ended may have it for a moment. */
+    for (int i = 0; i < 100 && (k = w_claim(w, address, &id, &fd)) == ERR(BUSY); i++)
+        sleep_ms(50);
+    expect(k, 0, "claim of %s", address);
     expect(w_bind(w, id), 0, "bind");
     expect(w_attach(w, id, space), 0, "attach");
     if (ret_device)

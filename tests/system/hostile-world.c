@@ -1,4 +1,6 @@
 /* What must be the same before and after each test, read from /proc; and the processes of a test. */
+#include "config.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -48,8 +50,11 @@ void become(enum who who) {
     if (!world.uids)
         return;
     uid_t uid = world.uid[who];
+    if (geteuid() == uid)
+        return;
     CHECK(setgroups(0, NULL) == 0 && setresgid(uid, uid, uid) == 0 && setresuid(uid, uid, uid) == 0,
           "cannot become uid %u: %m", uid);
+    prctl(PR_SET_DUMPABLE, 1); /* its own /proc/self, as for any other process */
 }
 
 pid_t spawn(enum who who, void (*fn)(void *), void *arg) {
@@ -102,7 +107,7 @@ long proc_status(pid_t pid, const char *field) {
     if (!read_file(path, buf, sizeof buf))
         return -1;
     const char *p = strstr(buf, key);
-    return p ? strtol(p + strlen(key), NULL, 10) : -1;
+    return p ? strtol(p + strlen(key), NULL, strncmp(field, "Cap", 3) ? 10 : 16) : -1;
 }
 
 int count_fds(pid_t pid) {

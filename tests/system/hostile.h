@@ -160,7 +160,7 @@ struct bystander {
     unsigned long rounds;
     unsigned long worst_ms;
     volatile int failed;
-    char text[256];
+    char text[512];
 };
 extern struct bystander *bystander; /* shared with it */
 pid_t bystander_start(void);
