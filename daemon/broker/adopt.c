@@ -52,6 +52,7 @@ void vb_sessions_knock(struct vb_broker *b, int fd) {
         return;
     r->pid = peer.pid;
     r->uid = peer.uid;
+    r->started = vb_proc_started(peer.start);
     r->pidfd = vb_steal_fd(&peer.pidfd);
     if (vb_record_watch(r) < 0 || vb_record_link(r, vb_steal_fd(&sock)) < 0) {
         vb_record_free(r);

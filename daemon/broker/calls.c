@@ -208,10 +208,12 @@ static void handle_call(struct vb_record *r, const VfioBrokerInternal__Call *cal
     wrong(r, "unknown call");
 }
 
-static void handle_free(struct vb_record *r, const char *address) {
-    struct vb_claim *c = vb_register_find(&r->broker->devices, r->id, address);
+static void handle_free(struct vb_record *r, const VfioBrokerInternal__DeviceFree *m) {
+    struct vb_claim *c = vb_register_find(&r->broker->devices, r->id, m->address);
 
-    if (c)
+    if (c && m->held)
+        c->held = true;
+    else if (c)
         vb_register_release(c);
     else
         wrong(r, "it gives back a device that it has not");
@@ -227,7 +229,7 @@ void vb_calls_message(struct vb_link *l, const VfioBrokerInternal__ToDaemon *m, 
     else if (m->body_case == VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_ASK_REPLY)
         vb_ask_replied(r, m->ask_reply);
     else if (m->body_case == VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_DEVICE_FREE)
-        handle_free(r, m->device_free->address);
+        handle_free(r, m->device_free);
     else
         vb_hold_reported(r);
 }

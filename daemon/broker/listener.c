@@ -59,6 +59,11 @@ static void on_readable(evutil_socket_t unused, short what, void *arg) {
     struct vb_listener *l = arg;
 
     (void)unused, (void)what;
+    /* Clients wait until the sessions of an earlier daemon are back: those have numbers, leases and devices already. */
+    if (l == &l->broker->clients && vb_strays_expected(l->broker)) {
+        rest(l);
+        return;
+    }
     for (int i = 0; i < ACCEPT_AT_ONCE; i++) {
         int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 

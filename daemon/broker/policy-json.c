@@ -84,6 +84,9 @@ bool vb_json_keys_unique(const char *text, size_t size, char *ret_path, size_t p
                 l->index++;
             }
             break;
+        case '\'': /* json-c takes them around keys, even when strict */
+            *ret_why = "has single quotes";
+            break;
         case '"':
             for (i++; i < size && text[i] != '"'; i++)
                 if (text[i] == '\\')

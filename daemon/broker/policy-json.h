@@ -7,7 +7,7 @@
 #include <stddef.h>
 
 /* `text` is JSON that a parser has accepted. True when no object has a key twice. Else ret_path says where
- * ("grants[2].uid") and *ret_why what is wrong. Keys with escapes and more nesting than a policy can have count as
+ * ("grants[2].uid") and *ret_why what is wrong. Keys with escapes, single quotes and more nesting than a policy can have count as
  * wrong too. */
 bool vb_json_keys_unique(const char *text, size_t size, char *ret_path, size_t path_size, const char **ret_why);
 

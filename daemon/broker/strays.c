@@ -60,12 +60,24 @@ static bool is_session(struct vb_broker *b, pid_t pid, uid_t uid) {
            vb_file_read(path, text, sizeof text) == (int)sizeof cmdline && memcmp(text, cmdline, sizeof cmdline) == 0;
 }
 
+/* Sessions of another daemon that lives are its children; those of a dead one are init's. */
+static bool has_daemon(struct vb_broker *b, pid_t parent) {
+    char comm[VB_COMM_SIZE];
+
+    vb_proc_comm(b->options.proc, parent, comm);
+    return parent != getpid() && strcmp(comm, "vfio-brokerd") == 0;
+}
+
 static int note(pid_t pid, void *data) {
     struct vb_broker *b = data;
     struct vb_proc_status status;
 
     if (vb_proc_status(b->options.proc, pid, &status) < 0 || !is_session(b, pid, status.uid))
         return 0;
+    if (has_daemon(b, status.parent)) {
+        vb_uids_note(&b->uids, status.uid);
+        return 0;
+    }
     struct vb_stray *s = calloc(1, sizeof *s);
     if (!s)
         return -ENOMEM;

@@ -168,8 +168,9 @@ static void log_end(struct vb_record *r) {
     } else if (r->ours || r->state == VB_RECORD_HOLDING) {
         return;
     }
-    vb_log_limited(&r->broker->lost, LOG_NOTICE, "session %u (pid %d, client pid %d %s, uid %u) %s", r->id, (int)r->pid,
-                   (int)r->peer.pid, r->peer.comm, r->peer.uid, how);
+    vb_log_limited(&r->broker->lost, r->ours ? LOG_NOTICE : LOG_INFO,
+                   "session %u (pid %d, client pid %d %s, uid %u) %s", r->id, (int)r->pid, (int)r->peer.pid,
+                   r->peer.comm, r->peer.uid, how);
 }
 
 static void on_died(evutil_socket_t fd, short what, void *arg) {

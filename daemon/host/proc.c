@@ -41,6 +41,9 @@ int vb_proc_status(const char *proc, pid_t pid, struct vb_proc_status *ret) {
     const char *line = strstr(text, "\nUid:");
     if (!line || sscanf(line, "\nUid: %u %u", &s.uid, &s.euid) != 2)
         return -EBADMSG;
+    line = strstr(text, "\nPPid:");
+    if (!line || sscanf(line, "\nPPid: %d", &s.parent) != 1)
+        return -EBADMSG;
     line = strstr(text, "\nVmLck:");
     if (line) {
         if (sscanf(line, "\nVmLck: %" SCNu64 " kB", &kib) != 1)
@@ -68,6 +71,13 @@ int vb_proc_start_time(const char *proc, pid_t pid, uint64_t *ret) {
         return -EBADMSG;
     *ret = start;
     return 0;
+}
+
+time_t vb_proc_started(uint64_t start) {
+    struct timespec boot;
+
+    clock_gettime(CLOCK_BOOTTIME, &boot);
+    return time(NULL) - boot.tv_sec + (time_t)(start / (uint64_t)sysconf(_SC_CLK_TCK));
 }
 
 int vb_proc_memlock(const char *proc, pid_t pid, uint64_t *ret) {

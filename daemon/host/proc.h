@@ -9,12 +9,14 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
 
 #define VB_COMM_SIZE 16
 
 struct vb_proc_status {
     uint64_t locked; /* VmLck, bytes; 0 for a process that has no memory any more */
     uid_t uid, euid;
+    pid_t parent;
 };
 
 /* 0, -ENOENT or -ESRCH when there is no such process, -EBADMSG when a line is missing. */
@@ -25,6 +27,8 @@ int vb_proc_start_time(const char *proc, pid_t pid, uint64_t *ret);
 int vb_proc_memlock(const char *proc, pid_t pid, uint64_t *ret);
 /* Name of the program, printable ASCII only; "?" when it cannot be read. */
 void vb_proc_comm(const char *proc, pid_t pid, char ret[VB_COMM_SIZE]);
+/* When a process with this start time began, seconds since the epoch. */
+time_t vb_proc_started(uint64_t start);
 /* Calls fn for each process until it returns nonzero; returns that, 0, or a negative errno. */
 int vb_proc_each(const char *proc, int (*fn)(pid_t pid, void *data), void *data);
 /* Processes that have `path` open. Looks at no more than `budget` fds and `max` processes; the count found. What may
