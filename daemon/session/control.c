@@ -201,15 +201,24 @@ int vb_control_call(struct vb_session *s, VfioBrokerInternal__Call *call, VfioBr
     return 0;
 }
 
-void vb_control_device_free(struct vb_session *s, const char *address) {
+static void given_back(struct vb_session *s, const char *address, bool held) {
     VfioBrokerInternal__DeviceFree body = VFIO_BROKER_INTERNAL__DEVICE_FREE__INIT;
     VfioBrokerInternal__ToDaemon m = VFIO_BROKER_INTERNAL__TO_DAEMON__INIT;
 
     body.address = (char *)address;
+    body.held = held;
     m.body_case = VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_DEVICE_FREE;
     m.device_free = &body;
     if (s->control.state == VB_LINK_UP && send_message(s, &m, NULL, 0, now_ms() + VB_CALL_MS) < 0)
         lose(s);
+}
+
+void vb_control_device_free(struct vb_session *s, const char *address) {
+    given_back(s, address, false);
+}
+
+void vb_control_device_held(struct vb_session *s, const char *address) {
+    given_back(s, address, true);
 }
 
 void vb_control_holding(struct vb_session *s) {

@@ -57,6 +57,7 @@ void vb_held_add(struct vb_session *s, const char *address, vb_handle handle) {
     /* Bounded: a claim is refused while VB_DEVICES_MAX are held (op-device.c). */
     if (s->n_held < sizeof s->held / sizeof s->held[0])
         s->held[s->n_held++] = h;
+    vb_control_device_held(s, address);
     if (s->held_timer)
         arm(s);
 }

@@ -112,6 +112,8 @@ int vb_control_call(struct vb_session *s, VfioBrokerInternal__Call *call, VfioBr
                     int *ret_fd, struct vb_error *e);
 /* One-way messages; lost when there is no daemon: the next one learns the state by Adopt. */
 void vb_control_device_free(struct vb_session *s, const char *address);
+/* Given back, but somebody has it open still: for people who wait for it. */
+void vb_control_device_held(struct vb_session *s, const char *address);
 void vb_control_holding(struct vb_session *s);
 
 /* ---- lease.c ---- */
