@@ -20,10 +20,13 @@
 #define VFIO_PCI    "vfio-pci"
 #define PROGRESS_MS 2000 /* between looks at who has the device open */
 
-enum step { STEP_OVERRIDE, STEP_UNBIND, STEP_PROBE, STEP_END };
-static const char *const step_names[] = {"set driver_override", "take it from its driver", "probe for a driver", ""};
+#define SETTLE_US 100000u
 
-/* What the child tells after each step. */
+enum step { STEP_SETTLE, STEP_OVERRIDE, STEP_UNBIND, STEP_PROBE, STEP_END };
+static const char *const step_names[] = {"see the end of an earlier unbinding", "set driver_override",
+                                         "take it from its driver", "have its drivers probed", ""};
+
+/* What the child tells before each step, and when one failed. */
 struct told {
     enum step step;
     int error; /* negative errno, or 0 */
@@ -31,14 +34,33 @@ struct told {
 
 /* ---- the child ------------------------------------------------------------------------------------------------ */
 
-/* False when the parent has given up or the step failed. */
-static bool tell(int out, enum step step, int error) {
+static void tell(int out, enum step step, int error) {
     struct told t = {.step = step, .error = error};
 
-    return write(out, &t, sizeof t) == sizeof t && error == 0;
+    if (write(out, &t, sizeof t) != sizeof t) /* EPIPE: the parent has given up, and so no other step begins */
+        _exit(1);
 }
 
-static void child(const struct bind_job *job, const char *driver, int out) {
+static void must(int out, enum step step, int error) {
+    if (error == 0)
+        return;
+    tell(out, step, error);
+    _exit(1);
+}
+
+/* An unbinding that a run before this one left to the kernel. */
+static void settle(const struct bind_job *job, int out) {
+    while (pci_unbinding(job->sysfs, job->address)) {
+        struct pollfd p = {.fd = out};
+
+        if (poll(&p, 1, 0) > 0) /* POLLERR: no reader */
+            _exit(1);
+        usleep(SETTLE_US);
+    }
+}
+
+static void child(const struct bind_job *job, int out) {
+    char driver[PCI_NAME_SIZE] = "";
     /* A caller that waits for the end of our output must not wait for this process, nor ^C reach it. */
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
@@ -46,12 +68,17 @@ static void child(const struct bind_job *job, const char *driver, int out) {
         dup2(null, fd);
     setsid();
     signal(SIGPIPE, SIG_IGN);
-    if (!tell(out, STEP_OVERRIDE, pci_override(job->sysfs, job->address, job->bind ? VFIO_PCI : "")))
-        _exit(1);
-    if (driver[0] && !tell(out, STEP_UNBIND, pci_unbind(job->sysfs, job->address, driver)))
-        _exit(1);
-    if (!tell(out, STEP_PROBE, pci_probe(job->sysfs, job->address)))
-        _exit(1);
+    tell(out, STEP_SETTLE, 0);
+    settle(job, out);
+    tell(out, STEP_OVERRIDE, 0);
+    must(out, STEP_OVERRIDE, pci_override(job->sysfs, job->address, job->bind ? VFIO_PCI : ""));
+    must(out, STEP_UNBIND, pci_driver(job->sysfs, job->address, driver));
+    if (driver[0] && (strcmp(driver, VFIO_PCI) == 0) != job->bind) {
+        tell(out, STEP_UNBIND, 0);
+        must(out, STEP_UNBIND, pci_unbind(job->sysfs, job->address, driver));
+    }
+    tell(out, STEP_PROBE, 0);
+    must(out, STEP_PROBE, pci_probe(job->sysfs, job->address));
     tell(out, STEP_END, 0);
     _exit(0);
 }
@@ -65,10 +92,10 @@ static int64_t now_ms(void) {
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-static void progress(const struct bind_job *job, char *last, size_t size) {
+static void progress(const struct bind_job *job, const struct holders *h, char *last, size_t size) {
     char who[256];
 
-    holders_find(job->sysfs, job->address, who, sizeof who);
+    holders_find(h, who, sizeof who);
     if (last[0] && strcmp(who, last + 1) == 0)
         return; /* nothing new */
     if (who[0])
@@ -78,11 +105,11 @@ static void progress(const struct bind_job *job, char *last, size_t size) {
     snprintf(last, size, "=%s", who);
 }
 
-static void give_up(const struct bind_job *job, enum step at, struct bind_result *ret) {
+static void give_up(const struct bind_job *job, const struct holders *h, enum step at, struct bind_result *ret) {
     char who[256];
 
-    holders_find(job->sysfs, job->address, who, sizeof who);
-    if (at == STEP_UNBIND)
+    holders_find(h, who, sizeof who);
+    if (at == STEP_UNBIND || at == STEP_SETTLE)
         snprintf(ret->text, sizeof ret->text,
                  "gave up after %u s%s%s; the kernel takes it from its driver by itself as soon as nobody has it open: "
                  "then run vfio-brokerctl %s %s again",
@@ -103,9 +130,9 @@ static void explain(const struct bind_job *job, struct told t, struct bind_resul
 }
 
 /* True: every step was done. */
-static bool watch(const struct bind_job *job, const char *driver, int in, struct bind_result *ret) {
+static bool watch(const struct bind_job *job, const struct holders *h, int in, struct bind_result *ret) {
     int64_t end = now_ms() + (int64_t)job->deadline * 1000;
-    enum step at = STEP_OVERRIDE;
+    enum step at = STEP_SETTLE;
     char last[260] = "";
 
     for (;;) {
@@ -114,13 +141,13 @@ static bool watch(const struct bind_job *job, const char *driver, int in, struct
         struct told t;
 
         if (left <= 0) {
-            give_up(job, at, ret);
+            give_up(job, h, at, ret);
             return false;
         }
         int r = poll(&p, 1, left < PROGRESS_MS ? (int)left : PROGRESS_MS);
         if (r <= 0) {
             if (r == 0)
-                progress(job, last, sizeof last);
+                progress(job, h, last, sizeof last);
             continue;
         }
         if (read(in, &t, sizeof t) != sizeof t) {
@@ -133,15 +160,15 @@ static bool watch(const struct bind_job *job, const char *driver, int in, struct
         }
         if (t.step == STEP_END)
             return true;
-        at = t.step + 1;
-        if (at == STEP_UNBIND && !driver[0])
-            at = STEP_PROBE;
+        at = t.step;
     }
 }
 
-static bool steps(const struct bind_job *job, const char *driver, struct bind_result *ret) {
+static bool steps(const struct bind_job *job, struct bind_result *ret) {
+    struct holders h;
     int pipes[2];
 
+    holders_prepare(&h, job->sysfs, job->address);
     if (pipe2(pipes, O_CLOEXEC) < 0) {
         snprintf(ret->text, sizeof ret->text, "cannot make a pipe: %s", strerror(errno));
         return false;
@@ -150,7 +177,7 @@ static bool steps(const struct bind_job *job, const char *driver, struct bind_re
     pid_t pid = fork();
     if (pid == 0) {
         close(pipes[0]);
-        child(job, driver, pipes[1]);
+        child(job, pipes[1]);
     }
     int e = errno;
     close(pipes[1]);
@@ -158,7 +185,7 @@ static bool steps(const struct bind_job *job, const char *driver, struct bind_re
     if (pid < 0)
         snprintf(ret->text, sizeof ret->text, "cannot start a process: %s", strerror(e));
     else
-        done = watch(job, driver, pipes[0], ret);
+        done = watch(job, &h, pipes[0], ret);
     close(pipes[0]); /* a child that is left behind stops at its next step */
     if (pid > 0)
         waitpid(pid, NULL, done ? 0 : WNOHANG);
@@ -217,7 +244,7 @@ void bind_job_run(const struct bind_job *job, struct bind_result *ret) {
         snprintf(ret->text, sizeof ret->text, "vfio-pci is not loaded: modprobe vfio-pci");
         return;
     }
-    if (steps(job, driver, ret))
+    if (steps(job, ret))
         verify(job, ret);
     else
         pci_driver(job->sysfs, job->address, ret->driver);

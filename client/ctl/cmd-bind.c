@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include <stdio.h>
+#include <unistd.h>
 
 #include "client/ctl/bind-job.h"
 #include "client/ctl/ctl.h"
@@ -30,6 +31,8 @@ static int run(struct ctl *ctl, bool bind, int n, char **args) {
 
     if (status != CTL_OK)
         return status;
+    /* A copy of the device's fd that a shell let us inherit would make the unbinding wait for ourselves, for ever. */
+    close_range(3, ~0u, 0);
     for (int i = 0; i < n; i++) {
         struct bind_job job = {.sysfs = PCI_SYSFS, .bind = bind, .deadline = ctl->deadline};
         struct bind_result result;

@@ -1,8 +1,8 @@
 /* Holders are recognised by
- *   - an open character device with the number of the device's cdev (/dev/vfio/devices/vfioN) or of its group's node
- *     (/dev/vfio/GROUP): whatever path it was opened by;
- *   - a device fd that came from a group, which is an anonymous file: since Linux 6.18 its fdinfo has the device's path
- *     in sysfs (drivers/vfio/vfio_main.c, vfio_device_show_fdinfo()). */
+ *   - what fdinfo says of a device's file, however it was opened: since Linux 6.18 it has the device's path in sysfs
+ *     (drivers/vfio/vfio_main.c, vfio_device_show_fdinfo());
+ *   - before that, an open character device with the number of the device's cdev (/dev/vfio/devices/vfioN) or of its
+ *     group's node (/dev/vfio/GROUP): whoever has a device from its group has the group open too. */
 #include "config.h"
 
 #include "client/ctl/holders.h"
@@ -19,48 +19,41 @@
 
 #include "client/ctl/pci.h"
 
-#define NODES_MAX 4 /* a cdev and a group node, and room */
-
-struct wanted {
-    const char *address;
-    dev_t nodes[NODES_MAX];
-    unsigned n_nodes;
-};
-
-static void add_node(struct wanted *w, const char *dev_file) {
+static void add_node(struct holders *h, const char *dev_file) {
     unsigned major_, minor_;
     FILE *f = fopen(dev_file, "re");
 
     if (!f)
         return;
-    if (fscanf(f, "%u:%u", &major_, &minor_) == 2 && w->n_nodes < NODES_MAX)
-        w->nodes[w->n_nodes++] = makedev(major_, minor_);
+    if (fscanf(f, "%u:%u", &major_, &minor_) == 2 && h->n_nodes < HOLDERS_NODES)
+        h->nodes[h->n_nodes++] = makedev(major_, minor_);
     fclose(f);
 }
 
-static void find_nodes(struct wanted *w, const char *sysfs) {
-    int group = pci_group(sysfs, w->address);
+void holders_prepare(struct holders *h, const char *sysfs, const char *address) {
+    *h = (struct holders){.address = address};
+    int group = pci_group(sysfs, h->address);
     char path[PATH_MAX];
     struct dirent *e;
 
     if (group >= 0) {
         snprintf(path, sizeof path, "%s/class/vfio/%d/dev", sysfs, group);
-        add_node(w, path);
+        add_node(h, path);
     }
-    snprintf(path, sizeof path, "%s/bus/pci/devices/%s/vfio-dev", sysfs, w->address);
+    snprintf(path, sizeof path, "%s/bus/pci/devices/%s/vfio-dev", sysfs, h->address);
     DIR *d = opendir(path);
     while (d && (e = readdir(d))) {
         if (e->d_name[0] == '.')
             continue;
-        snprintf(path, sizeof path, "%s/bus/pci/devices/%s/vfio-dev/%.64s/dev", sysfs, w->address, e->d_name);
-        add_node(w, path);
+        snprintf(path, sizeof path, "%s/bus/pci/devices/%s/vfio-dev/%.64s/dev", sysfs, h->address, e->d_name);
+        add_node(h, path);
     }
     if (d)
         closedir(d);
 }
 
 /* fdinfo says "vfio-device-syspath: /sys/devices/pci0000:00/0000:00:04.0". */
-static bool is_device_file(const struct wanted *w, const char *pid, const char *fd) {
+static bool is_device_file(const struct holders *h, const char *pid, const char *fd) {
     char path[PATH_MAX], line[PATH_MAX];
     bool found = false;
 
@@ -69,14 +62,14 @@ static bool is_device_file(const struct wanted *w, const char *pid, const char *
     while (f && !found && fgets(line, sizeof line, f)) {
         line[strcspn(line, "\n")] = 0;
         const char *slash = strrchr(line, '/');
-        found = strncmp(line, "vfio-device-syspath:", 20) == 0 && slash && strcmp(slash + 1, w->address) == 0;
+        found = strncmp(line, "vfio-device-syspath:", 20) == 0 && slash && strcmp(slash + 1, h->address) == 0;
     }
     if (f)
         fclose(f);
     return found;
 }
 
-static bool is_wanted(const struct wanted *w, const char *pid, const char *fd) {
+static bool is_wanted(const struct holders *h, const char *pid, const char *fd) {
     char path[PATH_MAX], target[64];
     struct stat st;
 
@@ -86,16 +79,18 @@ static bool is_wanted(const struct wanted *w, const char *pid, const char *fd) {
         return false;
     target[n] = 0;
     if (strcmp(target, "anon_inode:[vfio-device]") == 0)
-        return is_device_file(w, pid, fd);
-    if (strncmp(target, "/dev/", 5) != 0 || stat(path, &st) < 0 || !S_ISCHR(st.st_mode))
+        return is_device_file(h, pid, fd);
+    if (target[0] != '/' || stat(path, &st) < 0 || !S_ISCHR(st.st_mode))
         return false;
-    for (unsigned i = 0; i < w->n_nodes; i++)
-        if (st.st_rdev == w->nodes[i])
+    if (is_device_file(h, pid, fd))
+        return true;
+    for (unsigned i = 0; i < h->n_nodes; i++)
+        if (st.st_rdev == h->nodes[i])
             return true;
     return false;
 }
 
-static bool holds(const struct wanted *w, const char *pid) {
+static bool holds(const struct holders *h, const char *pid) {
     char path[PATH_MAX];
     bool found = false;
     struct dirent *e;
@@ -103,7 +98,7 @@ static bool holds(const struct wanted *w, const char *pid) {
     snprintf(path, sizeof path, "/proc/%s/fd", pid);
     DIR *d = opendir(path);
     while (d && !found && (e = readdir(d)))
-        found = isdigit((unsigned char)e->d_name[0]) && is_wanted(w, pid, e->d_name);
+        found = isdigit((unsigned char)e->d_name[0]) && is_wanted(h, pid, e->d_name);
     if (d)
         closedir(d);
     return found;
@@ -125,18 +120,16 @@ static void read_name(const char *pid, char *name, size_t size) {
             *p = '?';
 }
 
-void holders_find(const char *sysfs, const char *address, char *ret_text, size_t size) {
-    struct wanted w = {.address = address};
+void holders_find(const struct holders *h, char *ret_text, size_t size) {
     size_t used = 0;
     struct dirent *e;
 
     ret_text[0] = 0;
-    find_nodes(&w, sysfs);
     DIR *d = opendir("/proc");
     while (d && (e = readdir(d))) {
         char name[32];
 
-        if (!isdigit((unsigned char)e->d_name[0]) || !holds(&w, e->d_name))
+        if (!isdigit((unsigned char)e->d_name[0]) || !holds(h, e->d_name))
             continue;
         read_name(e->d_name, name, sizeof name);
         int n = snprintf(ret_text + used, size - used, "%spid %s (%s)", used ? ", " : "", e->d_name, name);

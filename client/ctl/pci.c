@@ -90,6 +90,21 @@ int pci_driver(const char *sysfs, const char *address, char ret_driver[PCI_NAME_
     return 0;
 }
 
+/* drivers/base/dd.c, __device_release_driver(): driver_sysfs_remove() comes before the driver's remove(), which may wait;
+ * dev->driver is cleared after it. */
+bool pci_unbinding(const char *sysfs, const char *address) {
+    char path[PATH_MAX], line[256], driver[PCI_NAME_SIZE];
+    bool has_driver = false;
+
+    device_path(path, sysfs, address, "uevent");
+    FILE *f = fopen(path, "re");
+    while (f && fgets(line, sizeof line, f))
+        has_driver = has_driver || strncmp(line, "DRIVER=", 7) == 0;
+    if (f)
+        fclose(f);
+    return has_driver && pci_driver(sysfs, address, driver) == 0 && !driver[0];
+}
+
 int pci_group(const char *sysfs, const char *address) {
     char path[PATH_MAX], name[32];
 

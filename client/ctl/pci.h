@@ -18,6 +18,9 @@ bool pci_address_parse(const char *text, char ret_address[PCI_ADDRESS_SIZE]);
 bool pci_exists(const char *sysfs, const char *address);
 /* "" when there is none. 0 or negative errno. */
 int pci_driver(const char *sysfs, const char *address, char ret_driver[PCI_NAME_SIZE]);
+/* A driver is still being taken from the device: its `driver` link goes first, its uevent tells it to the end. May wait
+ * for the device's lock, as long as the taking lasts. */
+bool pci_unbinding(const char *sysfs, const char *address);
 /* IOMMU group; -1: none. */
 int pci_group(const char *sysfs, const char *address);
 bool pci_vfio_loaded(const char *sysfs);

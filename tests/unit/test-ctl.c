@@ -282,6 +282,22 @@ static void test_deadline(void **state) {
     assert_string_equal(content("drivers_probe"), "");
 }
 
+/* What a run before left to the kernel: the link is gone, and nobody may say that the device is free. */
+static void test_unbinding(void **state) {
+    (void)state;
+    shell("echo DRIVER=vfio-pci > bus/pci/devices/" ADDRESS "/uevent");
+    struct bind_result r = go(false);
+    assert_false(r.ok);
+    assert_non_null(strstr(r.text, "gave up after 1 s"));
+    r = go(true);
+    assert_false(r.ok);
+    assert_string_equal(content("devices/" ADDRESS "/driver_override"), "");
+    shell("(sleep 0.3; echo PCI_ID=1 > bus/pci/devices/" ADDRESS "/uevent) &");
+    r = go(false);
+    assert_true(r.ok);
+    assert_string_equal(content("drivers_probe"), ADDRESS);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_table),
@@ -291,6 +307,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_bind, setup, teardown),
         cmocka_unit_test_setup_teardown(test_failures, setup, teardown),
         cmocka_unit_test_setup_teardown(test_deadline, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_unbinding, setup, teardown),
     };
     return cmocka_run_group_tests_name("ctl", tests, NULL, NULL);
 }
