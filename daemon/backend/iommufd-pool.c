@@ -18,10 +18,10 @@ uint64_t vb_iommufd_pool_iova(vb_handle slot) {
     return POOL_BASE + ((uint64_t)slot << SLOT_SHIFT);
 }
 
-/* Two locks against a client that attaches its device to the pool, where memory is that nobody paid for: no IOMMU
- * translates 1<<63, and ALLOW_IOVAS of everything refuses each device that reserves any IOVA, also while the pool is empty
- * (io_pagetable.c, iopt_reserve_iova: EADDRINUSE). Neither stops software (mdev) devices, which reserve nothing: those are
- * refused at bind. */
+/* Against a client that attaches its device to the pool, where memory is that nobody paid for: ALLOW_IOVAS of everything
+ * refuses each device that reserves any IOVA (io_pagetable.c, iopt_reserve_iova: EADDRINUSE), also while the pool is empty.
+ * The place helps, but is not enough: most IOMMUs do not translate 1<<63, virtio's has all 64 bits (seen). Neither stops
+ * software (mdev) devices, which reserve nothing: those are refused at bind. */
 int vb_iommufd_pool_init(struct vb_iommufd *io, struct vb_error *e) {
     struct vb_iommu_iova_range all = {.start = 0, .last = UINT64_MAX - 1};
     struct vb_iommu_ioas_alloc alloc = {.size = sizeof(alloc)};

@@ -1,11 +1,14 @@
 /* What can be registered as memory, and what is noticed when a client changes the file afterwards. */
 #include "tests/unit/core-fixture.h"
 
+#include <linux/fuse.h>
 #include <linux/memfd.h>
+#include <signal.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include "core/memory.h"
 
@@ -182,6 +185,88 @@ static void test_other_files(void **state) {
     }
 }
 
+/* A FUSE server that lets a file be opened, and answers nothing more. */
+static void fuse_server(int dev) {
+    static char buf[FUSE_MIN_READ_BUFFER + 65536];
+    const struct fuse_in_header *in = (const void *)buf;
+
+    for (;;) {
+        struct {
+            struct fuse_out_header header;
+            union {
+                struct fuse_init_out init;
+                struct fuse_entry_out entry;
+                struct fuse_open_out open;
+                struct fuse_attr_out attr;
+            };
+        } out = {.header = {.len = sizeof(out.header)}};
+
+        if (read(dev, buf, sizeof(buf)) <= 0)
+            _exit(0);
+        out.header.unique = in->unique;
+        if (in->opcode == FUSE_INIT) {
+            out.init = (struct fuse_init_out){.major = FUSE_KERNEL_VERSION, .minor = 31, .max_write = 4096};
+            out.header.len += sizeof(out.init);
+        } else if (in->opcode == FUSE_LOOKUP) {
+            out.entry = (struct fuse_entry_out){.nodeid = 2,
+                                                .attr = {.ino = 2, .size = 4096, .mode = S_IFREG | 0666, .nlink = 1}};
+            out.header.len += sizeof(out.entry);
+        } else if (in->opcode == FUSE_OPEN) {
+            out.header.len += sizeof(out.open);
+        } else if (in->opcode == FUSE_GETATTR && in->nodeid == 1) {
+            out.attr.attr = (struct fuse_attr){.ino = 1, .mode = S_IFDIR | 0777, .nlink = 2};
+            out.header.len += sizeof(out.attr);
+        } else if (in->opcode == FUSE_FLUSH) {
+            out.header.error = -ENOSYS;
+        } else {
+            continue;
+        }
+        if (write(dev, &out, out.header.len) < 0)
+            _exit(1);
+    }
+}
+
+static void test_a_server_that_does_not_answer(void **state) {
+    char dir[] = "/tmp/test-memory.XXXXXX", path[64], options[96];
+    int dev = open("/dev/fuse", O_RDWR | O_CLOEXEC), fd, status;
+    pid_t server, victim;
+    struct stat st;
+
+    (void)state;
+    snprintf(options, sizeof(options), "fd=%d,rootmode=40000,user_id=0,group_id=0", dev);
+    if (dev < 0 || !mkdtemp(dir) || mount("fuse", dir, "fuse", MS_NOSUID | MS_NODEV, options) < 0) {
+        printf("# no FUSE file system can be mounted here: %s\n", strerror(errno));
+        rmdir(dir);
+        if (dev >= 0)
+            close(dev);
+        skip();
+    }
+    fflush(NULL);
+    server = fork();
+    if (server == 0)
+        fuse_server(dev);
+    close(dev);
+    snprintf(path, sizeof(path), "%s/file", dir);
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0);
+    victim = fork(); /* what would become of us */
+    if (victim == 0)
+        _exit(fstat(fd, &st) != 0);
+    alarm(10);
+    assert_refused(dup(fd), true, "not memory");
+    assert_refused(dup(fd), false, "not memory");
+    alarm(0);
+    usleep(200000);
+    assert_int_equal(waitpid(victim, &status, WNOHANG), 0); /* still waits for GETATTR */
+    kill(victim, SIGKILL);
+    kill(server, SIGKILL);
+    assert_int_equal(waitpid(server, &status, 0), server);
+    assert_int_equal(waitpid(victim, &status, 0), victim);
+    close(fd);
+    assert_int_equal(umount2(dir, MNT_DETACH), 0);
+    rmdir(dir);
+}
+
 static void test_tmpfs_file(void **state) {
     char path[] = "/dev/shm/test-memory.XXXXXX", page[4096] = {1};
     struct vb_memory *m;
@@ -233,6 +318,7 @@ int main(void) {
         cmocka_unit_test(test_size_and_holes),
         cmocka_unit_test(test_changed_afterwards),
         cmocka_unit_test(test_other_files),
+        cmocka_unit_test(test_a_server_that_does_not_answer),
         cmocka_unit_test(test_tmpfs_file),
         cmocka_unit_test(test_hugetlb),
     };
