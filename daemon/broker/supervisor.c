@@ -266,6 +266,7 @@ static int send_start(struct vb_record *r, const struct vb_limits *limits, bool 
 int vb_record_spawn(struct vb_record *r, int client_fd, const struct vb_limits *limits, struct vb_error *e) {
     struct vb_broker *b = r->broker;
     struct vb_spawned spawned;
+    uint64_t started;
     int pair[2];
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
@@ -287,6 +288,9 @@ int vb_record_spawn(struct vb_record *r, int client_fd, const struct vb_limits *
     r->pidfd = spawned.pidfd;
     r->status_fd = spawned.status;
     r->ours = true;
+    /* As the next daemon will read it, so that a session keeps its start across restarts. */
+    if (vb_proc_start_time(b->options.proc, r->pid, &started) == 0)
+        r->started = vb_proc_started(started);
     r->status = event_new(b->base, r->status_fd, EV_READ | EV_PERSIST, on_status, r);
     n = r->status && event_add(r->status, NULL) == 0 ? vb_record_watch(r) : -ENOMEM;
     if (n == 0)

@@ -74,10 +74,15 @@ int vb_proc_start_time(const char *proc, pid_t pid, uint64_t *ret) {
 }
 
 time_t vb_proc_started(uint64_t start) {
-    struct timespec boot;
+    const int64_t second = 1000000000, ticks = sysconf(_SC_CLK_TCK);
+    struct timespec now, boot;
 
+    /* In nanoseconds, so that one process gets the same second each time it is asked for. */
+    clock_gettime(CLOCK_REALTIME, &now);
     clock_gettime(CLOCK_BOOTTIME, &boot);
-    return time(NULL) - boot.tv_sec + (time_t)(start / (uint64_t)sysconf(_SC_CLK_TCK));
+    return (
+        time_t)(((now.tv_sec - boot.tv_sec) * second + now.tv_nsec - boot.tv_nsec + (int64_t)start * (second / ticks)) /
+                second);
 }
 
 int vb_proc_memlock(const char *proc, pid_t pid, uint64_t *ret) {
