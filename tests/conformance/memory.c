@@ -54,10 +54,11 @@ static void case_memfd(void) {
 }
 
 static void case_memfd_read_only(void) {
-    int fd = memfd(MIB, 0);
+    register_and_use(reopen(memfd(MIB, 0), O_RDONLY), MIB, PAGE, 0);
+}
 
-    register_and_use(reopen(fd, O_RDONLY), MIB, PAGE, 0);
-    register_and_use(fd, MIB, PAGE, 0); /* an O_RDWR fd may be registered for reading alone */
+static void case_memfd_for_reading(void) {
+    register_and_use(memfd(MIB, 0), MIB, PAGE, 0); /* an O_RDWR fd may be registered for reading alone */
 }
 
 static void case_tmpfs(void) {
@@ -269,7 +270,8 @@ static void case_memories_max(void) {
     vfb_client_free(c);
 }
 
-DEFINE_CASES(memory, {"register a memfd", case_memfd, 0}, {"register a memfd read-only", case_memfd_read_only, 0},
+DEFINE_CASES(memory, {"register a memfd", case_memfd, 0}, {"register a read-only memfd", case_memfd_read_only, 0},
+             {"register a memfd for reading alone", case_memfd_for_reading, 0},
              {"register a hugetlb memfd", case_hugetlb_memfd, 0}, {"register a file on tmpfs", case_tmpfs, 0},
              {"register a file on hugetlbfs", case_hugetlbfs, 0},
              {"registering keeps contents and file position, and costs nothing", case_contents_kept, 0},

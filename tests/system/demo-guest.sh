@@ -193,7 +193,7 @@ old=$broker_pid
 broker_kill
 [ ! -e "/proc/$old" ] || fail "pid $old to be gone"
 ! ctl status >"$work/out" 2>&1 || fail "no daemon to answer"
-show "killed pid $old; vfio-brokerctl status: $(tail -n 1 "$work/out")"
+show "killed pid $old; vfio-brokerctl status: $(head -n 1 "$work/out")"
 must round-trip 2
 show "memory -> device -> memory: $answer bytes, compared equal"
 must map 1
@@ -214,6 +214,7 @@ show "memory -> device -> memory: $answer bytes, compared equal"
 
 step "The client is killed (SIGKILL); everything is taken back"
 kill -KILL "$client"
+{ wait "$client" || :; } 2>/dev/null
 killed=$(date +%s.%N)
 if [ -z "$emulated" ]; then
 	wait_for 10 pins_are_back || fail "$pins pinned pages, as before" "$(pinned_pages)"
