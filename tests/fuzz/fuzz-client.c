@@ -1,0 +1,175 @@
+/* The client library against a hostile broker: everything that it reads comes from the input, with fds.
+ *
+ * connect(2) is ours (-Wl,--wrap=connect): it gives the library a socket in which all packets wait already, and nobody
+ * answers. Input: one byte, how many calls; so many bytes, which calls; then packets: one byte (bits 0-4: fds, bit 5: the
+ * reply gets the id of the request that it could answer), two bytes of length, the bytes. */
+#include "config.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#include "client/inspect.h"
+#include "client/vfio-broker.h"
+#include "fuzz.h"
+#include "proto/fdpass.h"
+
+static struct fuzz_in packets;
+static int memory_fd = -1;
+
+int __real_connect(int fd, const struct sockaddr *a, socklen_t n);
+int __wrap_connect(int fd, const struct sockaddr *a, socklen_t n);
+
+static void fill(int sock) {
+    int fds[VB_PACKET_FDS];
+    uint8_t id = 0, buf[2 + 4096];
+
+    for (unsigned i = 0; i < VB_PACKET_FDS; i++)
+        fds[i] = memory_fd;
+    while (packets.n >= 3) {
+        uint8_t kind = fuzz_u8(&packets);
+        struct fuzz_in body = fuzz_part(&packets, (size_t)fuzz_raw(&packets, 2));
+        unsigned n_fds = kind & 31;
+        size_t at = 0;
+
+        if (kind & 32)
+            buf[at++] = 1 << 3, buf[at++] = ++id & 127;
+        if (body.n > 4096)
+            body.n = 4096;
+        if (body.n)
+            memcpy(buf + at, body.p, body.n);
+        if (vb_packet_send(sock, buf, at + body.n, fds, n_fds > VB_PACKET_FDS ? VB_PACKET_FDS : n_fds, MSG_DONTWAIT) <
+            0)
+            return;
+    }
+}
+
+int __wrap_connect(int fd, const struct sockaddr *a, socklen_t n) {
+    static int keep = -1; /* the broker's end stays open: requests go nowhere */
+    int sv[2];
+
+    (void)a, (void)n;
+    if (keep >= 0)
+        close(keep);
+    FUZZ_CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) == 0);
+    fill(sv[1]);
+    shutdown(sv[1], SHUT_WR);
+    FUZZ_CHECK(dup3(sv[0], fd, O_CLOEXEC) == fd);
+    close(sv[0]);
+    keep = sv[1];
+    return 0;
+}
+
+static void done(struct vfb_client *c, int result, void *arg) {
+    (void)result;
+    ++*(unsigned *)arg;
+    FUZZ_CHECK(strlen(vfb_error(c)->text) < 4096);
+}
+
+static void event(struct vfb_client *c, const struct vfb_event *e, void *arg) {
+    (void)c, (void)arg;
+    FUZZ_CHECK(e->kind != VFB_EVENT_CLOSING || strlen(e->text) < 4096);
+}
+
+static int call(struct vfb_client *c, uint8_t which, unsigned *waiting, unsigned *finished) {
+    struct vfb_map m = {.iova = 0x100000, .size = 4096, .memory = 1, .prot = VFB_READ | VFB_WRITE};
+    struct vfb_unmap u = {.iova = 0x100000, .size = 4096};
+    struct vfb_space_info info;
+    struct vfb_memory memory;
+    struct vfb_device device = {.fd = -1};
+    struct vfb_device_info *list = NULL;
+    struct vfb_usage usage;
+    uint64_t bytes;
+    uint32_t id;
+    size_t n;
+    int r;
+
+    switch (which % 18) {
+    case 0:
+        return vfb_memory_register(c, memory_fd, VFB_WRITABLE, "ram", &memory);
+    case 1:
+        return vfb_memory_unregister(c, 1);
+    case 2:
+        return vfb_space_create(c, "bus 0", &id);
+    case 3:
+        return vfb_space_destroy(c, 1);
+    case 4:
+        r = vfb_space_describe(c, 1, &info);
+        FUZZ_CHECK(r != 0 || info.n_usable <= 64);
+        return r;
+    case 5:
+        return vfb_map(c, 1, &m, 1);
+    case 6:
+        return vfb_unmap(c, 1, &u, 1, &bytes);
+    case 7:
+        return vfb_unmap_all(c, 1, NULL);
+    case 8:
+        r = vfb_device_claim(c, "0000:00:04.0", &device);
+        if (r == 0)
+            FUZZ_CHECK(close(device.fd) == 0);
+        else
+            FUZZ_CHECK(device.fd == -1);
+        return r;
+    case 9:
+        return vfb_device_bind(c, 1);
+    case 10:
+        return vfb_device_attach(c, 1, 1);
+    case 11:
+        return vfb_device_detach(c, 1);
+    case 12:
+        return vfb_device_release(c, 1);
+    case 13:
+        r = vfb_usage(c, &usage);
+        FUZZ_CHECK(r != 0 || memchr(usage.limit_whose, 0, sizeof usage.limit_whose));
+        return r;
+    case 14:
+        r = vfb_device_list(c, &list, &n);
+        for (size_t i = 0; r == 0 && i < n; i++)
+            FUZZ_CHECK(memchr(list[i].address, 0, sizeof list[i].address) &&
+                       memchr(list[i].reason, 0, sizeof list[i].reason));
+        free(list);
+        return r;
+    case 15:
+        r = vfb_map_async(c, 1, &m, 1, done, finished);
+        *waiting += r == 0;
+        return r;
+    case 16:
+        r = vfb_device_detach_async(c, 1, done, finished);
+        *waiting += r == 0;
+        return r;
+    default:
+        return vfb_process(c);
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    struct fuzz_in in = {data, size};
+    struct vfb_client *c;
+    unsigned waiting = 0, finished = 0;
+    static bool warm;
+
+    if (memory_fd < 0) {
+        memory_fd = memfd_create("fuzz", MFD_CLOEXEC);
+        FUZZ_CHECK(memory_fd >= 0 && ftruncate(memory_fd, 8192) == 0);
+    }
+    struct fuzz_in calls = fuzz_part(&in, fuzz_u8(&in) & 15);
+    int before = fuzz_lowest_fd();
+    packets = in;
+    FUZZ_CHECK(vfb_client_new(&c) == 0);
+    vfb_set_event_handler(c, event, NULL);
+    int r = vfb_connect(c, "/nowhere", "fuzz");
+    FUZZ_CHECK(r != 0 || vfb_info(c)->batch_max <= VB_BATCH_MAX);
+    while (calls.n) {
+        r = call(c, fuzz_u8(&calls), &waiting, &finished);
+        FUZZ_CHECK(r == 0 || vfb_error(c)->code == r || r == -EAGAIN);
+        FUZZ_CHECK(vfb_error(c)->text && vfb_code_name(r));
+    }
+    while (vfb_process(c) == 0)
+        ; /* to the end of the packets */
+    FUZZ_CHECK(waiting == finished);
+    vfb_client_free(c);
+    /* The broker's end of the last connection is kept: the first input has one fd more. */
+    FUZZ_CHECK(!warm || fuzz_lowest_fd() == before);
+    warm = true;
+    return 0;
+}
