@@ -98,7 +98,7 @@ static void after_flush(struct vb_session *s, int r) {
         event_del(s->client.readable);
         event_add(s->client.writable, NULL);
     } else if (r < 0) {
-        vb_session_end(s, "its connection broke");
+        vb_session_end(s);
     }
 }
 
@@ -132,13 +132,13 @@ static void on_readable(evutil_socket_t fd, short what, void *arg) {
         flush(s);
     }
     if (r <= 0) {
-        vb_session_end(s, r == 0 ? "it closed the connection" : "its connection broke");
+        vb_session_end(s);
         return;
     }
     c->out_size = vb_client_handle(s, &p, &c->out_fd, &fatal);
     r = flush(s);
     if (fatal)
-        vb_session_end(s, "it broke the protocol");
+        vb_session_end(s);
     else if (r < 0)
         after_flush(s, r);
 }
@@ -150,13 +150,13 @@ static void on_hello_timeout(evutil_socket_t fd, short what, void *arg) {
     if (s->client.hello_done)
         return;
     vb_client_event_closing(s, "no Hello came");
-    vb_session_end(s, "it said no Hello");
+    vb_session_end(s);
 }
 
 /* The connection belongs to the process that made it: when that ends, a child that kept the socket does not go on. */
 static void on_client_died(evutil_socket_t fd, short what, void *arg) {
     (void)fd, (void)what;
-    vb_session_end(arg, "its process ended");
+    vb_session_end(arg);
 }
 
 void vb_client_event_closing(struct vb_session *s, const char *reason) {

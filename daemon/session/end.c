@@ -9,14 +9,13 @@ void vb_session_maybe_exit(struct vb_session *s) {
         event_base_loopbreak(s->base);
 }
 
-void vb_session_end(struct vb_session *s, const char *why) {
+void vb_session_end(struct vb_session *s) {
     struct vb_held devices[VB_DEVICES_MAX];
     uint32_t n = s->model->devices.n;
 
     if (s->holding)
         return;
     s->holding = true;
-    vb_session_log(s, "client pid %u ends: %s", s->client_pid, why);
     for (uint32_t i = 0; i < n; i++) {
         const struct vb_device *d = s->model->devices.items[i];
 

@@ -129,7 +129,7 @@ void vb_unwatch_all(struct vb_session *s);
 /* ---- end.c ---- */
 /* The client is gone or sent away: takes the memory away from its devices, gives back what can be given back; the
  * process ends at once, or when the last held device is closed. */
-void vb_session_end(struct vb_session *s, const char *why);
+void vb_session_end(struct vb_session *s);
 /* The loop ends when nothing is left to do. */
 void vb_session_maybe_exit(struct vb_session *s);
 
