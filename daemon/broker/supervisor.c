@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "broker/closer.h"
 #include "broker/record.h"
 #include "broker/spawn.h"
 #include "host/iommu.h"
@@ -44,6 +45,17 @@ void vb_record_unlease(struct vb_record *r) {
     r->account = vb_account_put(r->account);
 }
 
+/* Our copy of the client's socket: the session has its own, unless it ended at once. */
+static void drop_client_fd(struct vb_record *r) {
+    if (r->client_fd < 0)
+        return;
+    if (r->pidfd >= 0 && vb_pidfd_alive(r->pidfd))
+        close(r->client_fd);
+    else
+        vb_close_client(r->client_fd);
+    r->client_fd = -1;
+}
+
 /* Everything that belongs to the process, not to what it may leave. */
 static void forget_process(struct vb_record *r) {
     struct event **events[] = {&r->died, &r->status, &r->timer};
@@ -55,10 +67,10 @@ static void forget_process(struct vb_record *r) {
             event_free(*events[i]);
         *events[i] = NULL;
     }
+    drop_client_fd(r);
     vb_close_p(&r->pidfd);
     vb_close_p(&r->status_fd);
-    vb_close_p(&r->client_fd);
-    r->pidfd = r->status_fd = r->client_fd = -1;
+    r->pidfd = r->status_fd = -1;
     r->pid = 0;
     r->ours = false;
     vb_record_unlease(r);
@@ -225,8 +237,8 @@ static void on_status(evutil_socket_t fd, short what, void *arg) {
     event_free(r->status);
     r->status = NULL;
     vb_close_p(&r->status_fd);
-    vb_close_p(&r->client_fd);
-    r->status_fd = r->client_fd = -1;
+    r->status_fd = -1;
+    drop_client_fd(r);
 }
 
 static int send_start(struct vb_record *r, const struct vb_limits *limits, bool hold) {
@@ -389,7 +401,7 @@ void vb_sessions_connect(struct vb_broker *b, int client_fd) {
 
     int n = vb_peer_read(client_fd, b->options.proc, &peer);
     if (n == -ESRCH) { /* it connected and ended: there is nobody to tell */
-        close(client_fd);
+        vb_close_client(client_fd);
         return;
     }
     if (n < 0)
