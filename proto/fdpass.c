@@ -12,7 +12,11 @@ union control {
     char room[CMSG_SPACE(VB_PACKET_FDS * sizeof(int))];
 };
 
-static void take_fds(struct msghdr *h, struct vb_packet *p) {
+static void close_fd(int fd) {
+    close(fd);
+}
+
+static void take_fds(struct msghdr *h, struct vb_packet *p, void (*drop)(int fd)) {
     for (struct cmsghdr *c = CMSG_FIRSTHDR(h); c; c = CMSG_NXTHDR(h, c)) {
         if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
             continue;
@@ -24,12 +28,13 @@ static void take_fds(struct msghdr *h, struct vb_packet *p) {
             if (p->n_fds < VB_PACKET_FDS)
                 p->fds[p->n_fds++] = fd;
             else
-                close(fd);
+                drop(fd);
         }
     }
 }
 
-int vb_packet_recv(int sock, void *buf, size_t size, int flags, struct vb_packet *ret_packet) {
+int vb_packet_recv_dropping(int sock, void *buf, size_t size, int flags, struct vb_packet *ret_packet,
+                            void (*drop)(int fd)) {
     union control control;
     struct iovec iov = {.iov_base = buf, .iov_len = size};
     struct msghdr h = {
@@ -42,15 +47,20 @@ int vb_packet_recv(int sock, void *buf, size_t size, int flags, struct vb_packet
     while (n < 0 && errno == EINTR);
     if (n < 0)
         return errno == EWOULDBLOCK ? -EAGAIN : -errno;
-    take_fds(&h, &p);
+    take_fds(&h, &p, drop);
     if (n == 0 || (h.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
-        vb_packet_close(&p);
+        for (unsigned i = 0; i < p.n_fds; i++)
+            drop(p.fds[i]);
         return (h.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) ? -EMSGSIZE : 0;
     }
     p.data = buf;
     p.size = (size_t)n;
     *ret_packet = p;
     return 1;
+}
+
+int vb_packet_recv(int sock, void *buf, size_t size, int flags, struct vb_packet *ret_packet) {
+    return vb_packet_recv_dropping(sock, buf, size, flags, ret_packet, close_fd);
 }
 
 int vb_packet_send(int sock, const void *data, size_t size, const int *fds, unsigned n_fds, int flags) {

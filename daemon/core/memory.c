@@ -84,6 +84,8 @@ static int hold_writable(struct vb_memory *m, struct vb_error *e) {
     if (!m->writable)
         return 0;
     p = mmap(NULL, m->size, PROT_NONE, MAP_SHARED | MAP_NORESERVE, m->fd, 0);
+    if (p == MAP_FAILED && errno == EPERM) /* F_SEAL_WRITE is being added this moment: mapping_map_writable() */
+        return vb_refuse(e, VB_BAD_MEMORY, "the memory is sealed against writing; devices can only read it");
     if (p == MAP_FAILED)
         return vb_fail(e, -errno, "hold on %s of memory", VB_SIZE(m->size));
     m->hold = p;

@@ -1,6 +1,7 @@
 /* The client's connection. One packet is read for each turn of the loop, carried out, and answered; when the socket does
  * not take the reply, nothing more is read until it does: a client that never reads stops only itself. */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,6 +116,34 @@ static void on_writable(evutil_socket_t fd, short what, void *arg) {
     }
 }
 
+/* ---- fds that are no memory ----
+ * close(2) of what a client has sent may wait for as long as the client likes: a FUSE file is flushed by its server
+ * (fs/fuse/file.c, fuse_flush), a TCP socket lingers. Only files of shmem and hugetlbfs and O_PATH fds never wait. All
+ * others stay open until this process ends, where waiting harms nobody any more; in the packet -1 takes their place. */
+#define FOREIGN_MAX 64u
+static unsigned n_foreign;
+
+static bool closes_at_once(int fd) {
+    int flags = fcntl(fd, F_GETFL);
+
+    return flags < 0 || flags & O_PATH || fcntl(fd, F_GET_SEALS) >= 0;
+}
+
+static void drop_fd(int fd) {
+    if (closes_at_once(fd))
+        close(fd);
+    else
+        n_foreign++;
+}
+
+static void set_foreign_aside(struct vb_packet *p) {
+    for (unsigned i = 0; i < p->n_fds; i++)
+        if (!closes_at_once(p->fds[i])) {
+            p->fds[i] = -1;
+            n_foreign++;
+        }
+}
+
 static void on_readable(evutil_socket_t fd, short what, void *arg) {
     struct vb_session *s = arg;
     struct vb_client_link *c = &s->client;
@@ -122,7 +151,7 @@ static void on_readable(evutil_socket_t fd, short what, void *arg) {
     bool fatal;
 
     (void)what;
-    int r = vb_packet_recv(fd, c->in, VB_PACKET_MAX, MSG_DONTWAIT, &p);
+    int r = vb_packet_recv_dropping(fd, c->in, VB_PACKET_MAX, MSG_DONTWAIT, &p, drop_fd);
     if (r == -EAGAIN)
         return;
     if (r == -EMSGSIZE) {
@@ -135,8 +164,13 @@ static void on_readable(evutil_socket_t fd, short what, void *arg) {
         vb_session_end(s);
         return;
     }
+    set_foreign_aside(&p);
     c->out_size = vb_client_handle(s, &p, &c->out_fd, &fatal);
     r = flush(s);
+    if (!fatal && n_foreign > FOREIGN_MAX) {
+        vb_client_event_closing(s, "too many file descriptors came that are no memory");
+        fatal = true;
+    }
     if (fatal)
         vb_session_end(s);
     else if (r < 0)

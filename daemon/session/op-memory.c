@@ -9,6 +9,10 @@ int vb_op_memory_register(struct vb_session *s, struct vb_request *rq, struct vb
     int r = vb_check_name("memory", q->name, e);
     if (r != 0)
         return r;
+    if (rq->fd < 0) /* set aside by client.c */
+        return vb_refuse(
+            e, VB_BAD_MEMORY,
+            "the fd is not memory that can be registered: it must be a memfd or a file on tmpfs or hugetlbfs");
     VfioBroker__MemoryRegisterReply *m =
         VB_NEW(s, VfioBroker__MemoryRegisterReply, VFIO_BROKER__MEMORY_REGISTER_REPLY__INIT, e);
     if (!m)
