@@ -380,7 +380,7 @@ static void set_up(void) {
 static void tear_down(bool devices_first) {
     for (unsigned i = 0; devices_first && i < n_device_fds; i++)
         close(device_fds[i]);
-    vb_session_end(&s, "fuzz");
+    vb_session_end(&s);
     FUZZ_CHECK(s.model->ledger.used == 0 && s.model->mappings == 0);
     FUZZ_CHECK(s.model->spaces.n == 0 && s.model->memories.n == 0 && s.model->devices.n == 0);
     for (unsigned i = 0; !devices_first && i < n_device_fds; i++)

@@ -5,7 +5,7 @@
 #include <errno.h>
 
 #include "hostile.h"
-#include "testdev.h"
+#include "tests/lib/testdev.h"
 
 enum {
     SIZE = 1024,
