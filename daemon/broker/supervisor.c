@@ -1,5 +1,6 @@
 /* Sessions from the client's connection to the end of their process. */
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -393,13 +394,20 @@ static int start(struct vb_record *r, int client_fd, const struct vb_grant *gran
     return n;
 }
 
+/* Closed before we came to it: a flood of such connections costs no process. */
+static bool hung_up(int fd) {
+    struct pollfd p = {.fd = fd};
+
+    return poll(&p, 1, 0) > 0 && p.revents & POLLHUP;
+}
+
 void vb_sessions_connect(struct vb_broker *b, int client_fd) {
     const struct vb_grant *grant;
     struct vb_error e = {.code = 0};
     struct vb_record *r;
     VB_PEER struct vb_peer peer = VB_PEER_INIT;
 
-    int n = vb_peer_read(client_fd, b->options.proc, &peer);
+    int n = hung_up(client_fd) ? -ESRCH : vb_peer_read(client_fd, b->options.proc, &peer);
     if (n == -ESRCH) { /* it connected and ended: there is nobody to tell */
         vb_close_client(client_fd);
         return;
