@@ -14,7 +14,7 @@ static inline void vb_free_p(void *p) {
     free(*(void **)p);
 }
 
-#define VB_FD __attribute__((cleanup(vb_close_p)))
+#define VB_FD   __attribute__((cleanup(vb_close_p)))
 #define VB_FREE __attribute__((cleanup(vb_free_p)))
 
 /* Gives up ownership: the caller of the function that returns it closes it. */
@@ -24,11 +24,11 @@ static inline int vb_steal_fd(int *fd) {
     return r;
 }
 
-#define vb_steal_ptr(p)            \
-    ({                             \
-        __typeof__(*(p)) _v = *(p); \
-        *(p) = NULL;               \
-        _v;                        \
+#define vb_steal_ptr(p)                                                                                                \
+    ({                                                                                                                 \
+        __typeof__(*(p)) _v = *(p);                                                                                    \
+        *(p) = NULL;                                                                                                   \
+        _v;                                                                                                            \
     })
 
 #endif

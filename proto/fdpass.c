@@ -12,55 +12,36 @@ union control {
     char room[CMSG_SPACE(VB_PACKET_FDS * sizeof(int))];
 };
 
-static void close_fd(int fd) {
-    close(fd);
-}
-
-static void take_fds(struct msghdr *h, struct vb_packet *p, void (*drop)(int fd)) {
+static void take_fds(struct msghdr *h, struct vb_packet *p) {
     for (struct cmsghdr *c = CMSG_FIRSTHDR(h); c; c = CMSG_NXTHDR(h, c)) {
         if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
             continue;
+        /* The kernel cuts off what does not fit (MSG_CTRUNC), so there are never more than VB_PACKET_FDS. */
         size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < n; i++) {
-            int fd;
-
-            memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof fd);
-            if (p->n_fds < VB_PACKET_FDS)
-                p->fds[p->n_fds++] = fd;
-            else
-                drop(fd);
-        }
+        for (size_t i = 0; i < n && p->n_fds < VB_PACKET_FDS; i++)
+            memcpy(&p->fds[p->n_fds++], CMSG_DATA(c) + i * sizeof(int), sizeof(int));
     }
 }
 
-int vb_packet_recv_dropping(int sock, void *buf, size_t size, int flags, struct vb_packet *ret_packet,
-                            void (*drop)(int fd)) {
+int vb_packet_recv(int sock, void *buf, size_t size, int flags, struct vb_packet *ret_packet) {
     union control control;
     struct iovec iov = {.iov_base = buf, .iov_len = size};
     struct msghdr h = {
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
-    struct vb_packet p = VB_PACKET_INIT;
     ssize_t n;
 
+    *ret_packet = (struct vb_packet)VB_PACKET_INIT;
     do
         n = recvmsg(sock, &h, flags | MSG_CMSG_CLOEXEC);
     while (n < 0 && errno == EINTR);
     if (n < 0)
         return errno == EWOULDBLOCK ? -EAGAIN : -errno;
-    take_fds(&h, &p, drop);
-    if (n == 0 || (h.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
-        for (unsigned i = 0; i < p.n_fds; i++)
-            drop(p.fds[i]);
-        return (h.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) ? -EMSGSIZE : 0;
-    }
-    p.data = buf;
-    p.size = (size_t)n;
-    *ret_packet = p;
-    return 1;
-}
-
-int vb_packet_recv(int sock, void *buf, size_t size, int flags, struct vb_packet *ret_packet) {
-    return vb_packet_recv_dropping(sock, buf, size, flags, ret_packet, close_fd);
+    take_fds(&h, ret_packet);
+    if (h.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
+        return -EMSGSIZE;
+    ret_packet->data = buf;
+    ret_packet->size = (size_t)n;
+    return n > 0;
 }
 
 int vb_packet_send(int sock, const void *data, size_t size, const int *fds, unsigned n_fds, int flags) {

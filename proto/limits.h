@@ -7,48 +7,48 @@
 
 /* ---- wire ---- */
 #define VB_PROTOCOL_VERSION 1u
-#define VB_PACKET_MAX 65536u  /* one packet, either direction; below net.core.wmem_default (212992) */
-#define VB_PACKET_FDS 16u     /* room for fds in one packet; no request carries more than one */
-#define VB_BATCH_MAX 1024u    /* entries of one Map or Unmap: 34 bytes each on the wire */
-#define VB_DECODE_MAX 524288u /* what one packet may decode into; twice the worst batch */
-#define VB_NAME_MAX 63u       /* names that clients give to things */
-#define VB_ADDRESS_MAX 63u    /* a device address */
-#define VB_ERROR_TEXT 320u    /* the sentence of an error, with its final 0 */
-#define VB_CONFLICTS_MAX 16u  /* listed in one error */
-#define VB_REGIONS_MAX 64u    /* reserved regions of a device, usable ranges of a space */
-#define VB_INSPECT_ROWS 256u  /* rows of one Inspect page: 256 mapping rows are 11 KiB */
-#define VB_EVENTS_MAX 32u     /* events that wait for a client that does not read; then it is disconnected */
+#define VB_PACKET_MAX       65536u  /* one packet, either direction; below net.core.wmem_default (212992) */
+#define VB_PACKET_FDS       16u     /* room for fds in one packet; no request carries more than one */
+#define VB_BATCH_MAX        1024u   /* entries of one Map or Unmap: 34 bytes each on the wire */
+#define VB_DECODE_MAX       524288u /* what one packet may decode into; twice the worst batch */
+#define VB_NAME_MAX         63u     /* names that clients give to things */
+#define VB_ADDRESS_MAX      63u     /* a device address */
+#define VB_ERROR_TEXT       320u    /* the sentence of an error, with its final 0 */
+#define VB_CONFLICTS_MAX    16u     /* listed in one error */
+#define VB_REGIONS_MAX      64u     /* reserved regions of a device, usable ranges of a space */
+#define VB_INSPECT_ROWS     256u    /* rows of one Inspect page: 256 mapping rows are 11 KiB */
+#define VB_EVENTS_MAX       32u     /* events that wait for a client that does not read; then it is disconnected */
 
 /* ---- objects of one session ---- */
-#define VB_MEMORIES_MAX 256u /* each has 1<<55 bytes of the pool: see backend/iommufd.c */
-#define VB_MEMORY_SIZE_MAX (1ull << 50)
-#define VB_SPACES_MAX 64u
-#define VB_DEVICES_MAX 64u
-#define VB_MAPPINGS_DEFAULT 65536u /* policy: "mappings" */
-#define VB_MAPPINGS_MAX 4194304u   /* policy cannot grant more: 80 bytes each in us, about 200 in the kernel */
-#define VB_IOMMUFD_IDS 4096u       /* object ids of one iommufd context: IOAS, HWPT and device objects of the limits above */
+#define VB_MEMORIES_MAX     256u /* each has 1<<55 bytes of the pool: see backend/iommufd.c */
+#define VB_MEMORY_SIZE_MAX  (1ull << 50)
+#define VB_SPACES_MAX       64u
+#define VB_DEVICES_MAX      64u
+#define VB_MAPPINGS_DEFAULT 65536u   /* policy: "mappings" */
+#define VB_MAPPINGS_MAX     4194304u /* policy cannot grant more: 80 bytes each in us, about 200 in the kernel */
+#define VB_IOMMUFD_IDS      4096u /* object ids of one iommufd context: IOAS, HWPT and device objects of the limits above */
 
 /* ---- daemon ---- */
-#define VB_SESSIONS_DEFAULT 16u /* of one uid; policy: "sessions" */
-#define VB_SESSIONS_MAX 4096u   /* of all */
-#define VB_BACKLOG 1024         /* listen(2) */
-#define VB_CALLS_PER_SECOND 512u /* of one session to the daemon; beyond, it is read again in the next second */
-#define VB_POLICY_SIZE_MAX 1048576u
-#define VB_GRANTS_MAX 1024u
+#define VB_SESSIONS_DEFAULT  16u   /* of one uid; policy: "sessions" */
+#define VB_SESSIONS_MAX      4096u /* of all */
+#define VB_BACKLOG           1024  /* listen(2) */
+#define VB_CALLS_PER_SECOND  512u  /* of one session to the daemon; beyond, it is read again in the next second */
+#define VB_POLICY_SIZE_MAX   1048576u
+#define VB_GRANTS_MAX        1024u
 #define VB_GRANT_DEVICES_MAX 256u
 
 /* ---- times ---- */
-#define VB_HELLO_MS 10000        /* a connection without Hello ends */
-#define VB_CALL_MS 5000          /* a session waits for the daemon */
-#define VB_ASK_MS 1000           /* the daemon waits for a session's rows */
-#define VB_RECONNECT_FIRST_MS 50 /* a session looks for the next daemon, doubling up to: */
-#define VB_RECONNECT_LAST_MS 1000
-#define VB_ADOPT_GRACE_MS 3000   /* after a start, sessions have that long to come back */
-#define VB_HELD_POLL_MS 250      /* how often a holding session looks whether its devices are closed */
+#define VB_HELLO_MS           10000 /* a connection without Hello ends */
+#define VB_CALL_MS            5000  /* a session waits for the daemon */
+#define VB_ASK_MS             1000  /* the daemon waits for a session's rows */
+#define VB_RECONNECT_FIRST_MS 50    /* a session looks for the next daemon, doubling up to: */
+#define VB_RECONNECT_LAST_MS  1000
+#define VB_ADOPT_GRACE_MS     3000 /* after a start, sessions have that long to come back */
+#define VB_HELD_POLL_MS       250  /* how often a holding session looks whether its devices are closed */
 
 /* ---- session processes ---- */
 #define VB_SESSION_UID_FIRST 1999900000u /* unused by systemd's and Debian's uid plans */
 #define VB_SESSION_UID_COUNT 65536u
-#define VB_SESSION_NOFILE 1024u
+#define VB_SESSION_NOFILE    1024u
 
 #endif

@@ -121,7 +121,6 @@ static void on_writable(evutil_socket_t fd, short what, void *arg) {
  * (fs/fuse/file.c, fuse_flush), a TCP socket lingers. Only files of shmem and hugetlbfs and O_PATH fds never wait. All
  * others stay open until this process ends, where waiting harms nobody any more; in the packet -1 takes their place. */
 #define FOREIGN_MAX 64u
-static unsigned n_foreign;
 
 static bool closes_at_once(int fd) {
     int flags = fcntl(fd, F_GETFL);
@@ -129,18 +128,11 @@ static bool closes_at_once(int fd) {
     return flags < 0 || flags & O_PATH || fcntl(fd, F_GET_SEALS) >= 0;
 }
 
-static void drop_fd(int fd) {
-    if (closes_at_once(fd))
-        close(fd);
-    else
-        n_foreign++;
-}
-
-static void set_foreign_aside(struct vb_packet *p) {
+static void set_foreign_aside(struct vb_session *s, struct vb_packet *p) {
     for (unsigned i = 0; i < p->n_fds; i++)
         if (!closes_at_once(p->fds[i])) {
             p->fds[i] = -1;
-            n_foreign++;
+            s->client.n_foreign++;
         }
 }
 
@@ -151,7 +143,8 @@ static void on_readable(evutil_socket_t fd, short what, void *arg) {
     bool fatal;
 
     (void)what;
-    int r = vb_packet_recv_dropping(fd, c->in, VB_PACKET_MAX, MSG_DONTWAIT, &p, drop_fd);
+    int r = vb_packet_recv(fd, c->in, VB_PACKET_MAX, MSG_DONTWAIT, &p);
+    set_foreign_aside(s, &p);
     if (r == -EAGAIN)
         return;
     if (r == -EMSGSIZE) {
@@ -164,10 +157,9 @@ static void on_readable(evutil_socket_t fd, short what, void *arg) {
         vb_session_end(s);
         return;
     }
-    set_foreign_aside(&p);
     c->out_size = vb_client_handle(s, &p, &c->out_fd, &fatal);
     r = flush(s);
-    if (!fatal && n_foreign > FOREIGN_MAX) {
+    if (!fatal && c->n_foreign > FOREIGN_MAX) {
         vb_client_event_closing(s, "too many file descriptors came that are no memory");
         fatal = true;
     }

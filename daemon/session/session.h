@@ -39,6 +39,7 @@ struct vb_client_link {
     int out_fd;                            /* its fd, or -1 */
     STAILQ_HEAD(, vb_event_packet) events; /* behind the reply */
     unsigned n_events;
+    unsigned n_foreign; /* fds that are no memory, left open: closing them may wait */
 };
 
 enum vb_link_state { VB_LINK_DOWN, VB_LINK_ADOPTING, VB_LINK_UP };

@@ -52,7 +52,7 @@ static void test_fds_travel_with_their_packet(void **state) {
     assert_int_equal(open_fds(), before);
 }
 
-static void test_truncation_keeps_nothing(void **state) {
+static void test_truncation_is_told_and_leaks_nothing(void **state) {
     (void)state;
     int before = open_fds(), sv[2], fds[VB_PACKET_FDS + 4];
     char buf[8], big[64] = {0};
@@ -63,6 +63,8 @@ static void test_truncation_keeps_nothing(void **state) {
         fds[i] = sv[0];
     assert_int_equal(vb_packet_send(sv[0], big, sizeof big, fds, 3, 0), 0);
     assert_int_equal(vb_packet_recv(sv[1], buf, sizeof buf, 0, &p), -EMSGSIZE);
+    assert_int_equal(p.n_fds, 3);
+    vb_packet_close(&p);
     assert_int_equal(open_fds(), before + 2);
 
     /* More fds than we have room for: our own sender refuses, so speak sendmsg. */
@@ -79,6 +81,8 @@ static void test_truncation_keeps_nothing(void **state) {
     memcpy(CMSG_DATA(CMSG_FIRSTHDR(&h)), fds, sizeof fds);
     assert_int_equal(sendmsg(sv[0], &h, 0), 1);
     assert_int_equal(vb_packet_recv(sv[1], buf, sizeof buf, 0, &p), -EMSGSIZE);
+    assert_int_equal(p.n_fds, VB_PACKET_FDS);
+    vb_packet_close(&p);
     close(sv[0]), close(sv[1]);
     assert_int_equal(open_fds(), before);
 }
@@ -142,7 +146,7 @@ static void test_garbage_does_not_decode_to_harm(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fds_travel_with_their_packet),
-        cmocka_unit_test(test_truncation_keeps_nothing),
+        cmocka_unit_test(test_truncation_is_told_and_leaks_nothing),
         cmocka_unit_test(test_decoder_is_bounded_and_zeroing),
         cmocka_unit_test(test_garbage_does_not_decode_to_harm),
     };
