@@ -147,7 +147,7 @@ static void test_bomb(void) {
     if (r == 1)
         CHECK(w.reply->body_case == VFIO_BROKER__REPLY__BODY_ERROR, "a decode bomb was carried out");
     long after = proc_status(session, "VmRSS");
-    CHECK(after < rss + 2048, "the session grew from %ld to %ld KiB", rss, after);
+    CHECK(after < rss + GROWTH_KIB, "the session grew from %ld to %ld KiB", rss, after);
     wire_close(&w);
 
     /* Nothing but unknown fields. */

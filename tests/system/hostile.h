@@ -65,6 +65,13 @@ void kill_and_reap(pid_t pid);
 uint64_t now_ms(void);
 void sleep_ms(unsigned ms);
 
+/* What one request may leave behind in a session's memory: its buffers. */
+#ifdef VB_SANITIZERS
+#define GROWTH_KIB (64 << 10)
+#else
+#define GROWTH_KIB (2 << 10)
+#endif
+
 struct snapshot {
     int fds, sessions;  /* of the daemon; its child processes */
     long rss_kib, pins; /* of the daemon; of the machine, in pages */
