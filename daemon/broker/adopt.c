@@ -148,6 +148,7 @@ static int adopt(struct vb_record *r, const VfioBrokerInternal__Adopt *a, struct
         r->iommufd = vb_packet_steal_fd(p, i);
         if (!vb_iommu_is(b->options.dev, r->iommufd))
             return vb_refuse(e, VB_DENIED, "this is not an iommufd");
+        r->opened = true; /* by the daemon before us, perhaps */
     }
     vb_record_number(r, a->session);
     r->state = a->holding ? VB_RECORD_HOLDING : VB_RECORD_SERVING;

@@ -149,7 +149,7 @@ static void call_device_open(struct vb_record *r, const VfioBrokerInternal__Call
         return;
     }
     VB_FD int fd = o.fd;
-    (void)fd;
+    r->opened |= fd >= 0;
     answer_opened(r, call->serial, &o);
 }
 

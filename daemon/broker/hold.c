@@ -10,10 +10,12 @@
 #define AGAIN_FIRST_MS 100u
 #define AGAIN_LAST_MS  10000u
 
+/* Claims are not the whole truth: a session that its client took over could have said that its devices are free. So a
+ * context with which a device was ever opened is emptied by a fresh process in every case. */
 bool vb_hold_needed(struct vb_record *r) {
     const char *one;
 
-    return r->id && r->iommufd >= 0 && vb_register_of(&r->broker->devices, r->id, &one, 1) > 0;
+    return r->id && r->iommufd >= 0 && (r->opened || vb_register_of(&r->broker->devices, r->id, &one, 1) > 0);
 }
 
 static void try_again(struct vb_record *r);
@@ -51,6 +53,8 @@ void vb_hold_start(struct vb_record *r) {
 void vb_hold_reported(struct vb_record *r) {
     vb_register_hold_all(&r->broker->devices, r->id);
     r->state = VB_RECORD_HOLDING;
+    if (r->fresh)
+        r->opened = false;
     if (!r->lost_at)
         return;
     vb_log(LOG_INFO, "session %u died; its memory was taken away from its devices after %llu ms", r->id,

@@ -33,6 +33,12 @@ struct vb_record {
     struct event *status;
     int client_fd; /* the client's socket, until the exec has happened: to tell of a failure */
 
+    /* its process before, which was killed and does not end: see record.c */
+    int lingering_pidfd; /* -1: there is none */
+    uid_t lingering_uid;
+    bool lingering_ours;
+    struct event *lingered;
+
     /* the client; uid, pid and name stay for show when it is gone */
     struct vb_peer peer;
     struct vb_policy *policy;     /* in force when it started; owns `grant` */
@@ -44,14 +50,14 @@ struct vb_record {
     /* what it leaves */
     int iommufd;            /* a dup of its context; -1: none */
     bool stored;            /* systemd has one too */
+    bool opened;            /* a device was opened for it, and no fresh process has emptied the context since */
+    bool fresh;             /* the process is one that has never spoken with a client: hold.c */
     uint64_t lost_at;       /* when its process died, monotonic ms; 0: it did not, or its memory is taken away */
     unsigned hold_failures; /* in a row */
     struct event *timer;    /* KNOCKING: patience; LOST: next try; link lost: patience */
 };
 
-/* ---- supervisor.c ---- */
-/* Serves a client: policy, limits, process. Whatever goes wrong is told to the client. */
-void vb_sessions_connect(struct vb_broker *b, int client_fd /* consumed */);
+/* ---- record.c ---- */
 /* A record without process and number, in the list. NULL: no memory. */
 struct vb_record *vb_record_new(struct vb_broker *b);
 /* Gives everything back. No process of it may live, unless the daemon itself ends. */
@@ -62,16 +68,24 @@ void vb_record_number(struct vb_record *r, uint32_t wanted);
 int vb_record_watch(struct vb_record *r);
 /* Watches `fd` as the control socket. 0 or -ENOMEM. */
 int vb_record_link(struct vb_record *r, int fd /* consumed */);
+/* Closes our copy of the client's socket; the session has its own, unless it ended at once. */
+void vb_record_drop_client_fd(struct vb_record *r);
+/* Everything that belongs to the process, not to what it may leave. */
+void vb_record_forget_process(struct vb_record *r);
 /* Ends the process of a session that misbehaves; the rest follows when it has ended. */
 void vb_record_kill(struct vb_record *r, const char *why);
 struct vb_record *vb_record_by_id(struct vb_broker *b, uint32_t id);
 struct vb_record *vb_record_by_pid(struct vb_broker *b, pid_t pid);
-/* Starts a process for the record and sends it Start. client_fd -1: to hold. 0, or an error for the client. */
-int vb_record_spawn(struct vb_record *r, int client_fd, const struct vb_limits *limits, struct vb_error *e);
 /* Arms the record's timer. */
 void vb_record_timer(struct vb_record *r, unsigned ms, event_callback_fn fn);
 /* No lease any more: the process that had it is gone. */
 void vb_record_unlease(struct vb_record *r);
+
+/* ---- supervisor.c ---- */
+/* Serves a client: policy, limits, process. Whatever goes wrong is told to the client. */
+void vb_sessions_connect(struct vb_broker *b, int client_fd /* consumed */);
+/* Starts a process for the record and sends it Start. client_fd -1: to hold. 0, or an error for the client. */
+int vb_record_spawn(struct vb_record *r, int client_fd, const struct vb_limits *limits, struct vb_error *e);
 
 /* ---- hold.c ---- */
 /* The process is gone. True: something is left, and the record stays for it. */

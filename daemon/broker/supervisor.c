@@ -1,4 +1,4 @@
-/* Sessions from the client's connection to the end of their process. */
+/* Sessions from the client's connection to their process: policy, limits, uid, spawn. */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -15,204 +15,6 @@
 #include "broker/spawn.h"
 #include "host/iommu.h"
 #include "proto/cleanup.h"
-
-/* A process that closed its control socket is about to end; this is how long that may take. */
-#define END_MS 10000
-
-/* ---- records ---- */
-
-struct vb_record *vb_record_new(struct vb_broker *b) {
-    struct vb_record *r = calloc(1, sizeof *r);
-
-    if (!r)
-        return NULL;
-    *r = (struct vb_record){.broker = b,
-                            .pidfd = -1,
-                            .status_fd = -1,
-                            .client_fd = -1,
-                            .iommufd = -1,
-                            .started = time(NULL),
-                            .link = {.fd = -1},
-                            .peer = VB_PEER_INIT};
-    LIST_INSERT_HEAD(&b->records, r, entry);
-    return r;
-}
-
-void vb_record_unlease(struct vb_record *r) {
-    if (!r->account)
-        return;
-    vb_account_book(r->account, r->lease, 0);
-    r->lease = 0;
-    r->account = vb_account_put(r->account);
-}
-
-/* Our copy of the client's socket: the session has its own, unless it ended at once. */
-static void drop_client_fd(struct vb_record *r) {
-    if (r->client_fd < 0)
-        return;
-    if (r->pidfd >= 0 && vb_pidfd_alive(r->pidfd))
-        close(r->client_fd);
-    else
-        vb_close_client(r->client_fd);
-    r->client_fd = -1;
-}
-
-/* Everything that belongs to the process, not to what it may leave. */
-static void forget_process(struct vb_record *r) {
-    struct event **events[] = {&r->died, &r->status, &r->timer};
-
-    vb_link_close(&r->link);
-    vb_asks_drop(r);
-    for (unsigned i = 0; i < sizeof events / sizeof events[0]; i++) {
-        if (*events[i])
-            event_free(*events[i]);
-        *events[i] = NULL;
-    }
-    drop_client_fd(r);
-    vb_close_p(&r->pidfd);
-    vb_close_p(&r->status_fd);
-    r->pidfd = r->status_fd = -1;
-    r->pid = 0;
-    r->ours = false;
-    vb_record_unlease(r);
-}
-
-struct vb_record *vb_record_free(struct vb_record *r) {
-    struct vb_broker *b = r->broker;
-
-    forget_process(r);
-    if (r->id) {
-        vb_register_release_all(&b->devices, r->id);
-        b->n_sessions--;
-    }
-    if (r->has_uid)
-        vb_uids_give(&b->uids, r->uid);
-    vb_close_p(&r->iommufd);
-    vb_peer_fini(&r->peer);
-    vb_policy_unref(r->policy);
-    LIST_REMOVE(r, entry);
-    free(r);
-    return NULL;
-}
-
-struct vb_record *vb_record_by_id(struct vb_broker *b, uint32_t id) {
-    struct vb_record *r;
-
-    LIST_FOREACH (r, &b->records, entry) {
-        if (id != 0 && r->id == id)
-            return r;
-    }
-    return NULL;
-}
-
-struct vb_record *vb_record_by_pid(struct vb_broker *b, pid_t pid) {
-    struct vb_record *r;
-
-    LIST_FOREACH (r, &b->records, entry) {
-        if (r->pid == pid)
-            return r;
-    }
-    return NULL;
-}
-
-void vb_record_number(struct vb_record *r, uint32_t wanted) {
-    struct vb_broker *b = r->broker;
-
-    if (wanted == 0 || vb_record_by_id(b, wanted)) {
-        do
-            wanted = ++b->last_id;
-        while (wanted == 0 || vb_record_by_id(b, wanted));
-    }
-    if (wanted > b->last_id && wanted - b->last_id < 1u << 30) /* a session's own word does not exhaust the numbers */
-        b->last_id = wanted;
-    r->id = wanted;
-    b->n_sessions++;
-}
-
-void vb_record_timer(struct vb_record *r, unsigned ms, event_callback_fn fn) {
-    const struct timeval t = {ms / 1000, (suseconds_t)(ms % 1000) * 1000};
-
-    if (r->timer)
-        event_free(r->timer);
-    r->timer = evtimer_new(r->broker->base, fn, r);
-    if (r->timer)
-        evtimer_add(r->timer, &t);
-}
-
-/* ---- the end of a process ---- */
-
-void vb_record_kill(struct vb_record *r, const char *why) {
-    vb_log_limited(&r->broker->lost, LOG_WARNING, "session %u (pid %d, client pid %d, uid %u) is killed: %s", r->id,
-                   (int)r->pid, (int)r->peer.pid, r->peer.uid, why);
-    vb_link_close(&r->link);
-    if (r->pidfd >= 0 && syscall(SYS_pidfd_send_signal, r->pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
-        vb_log(LOG_ERR, "cannot kill pid %d: %s", (int)r->pid, strerror(errno));
-}
-
-static void on_end_timer(evutil_socket_t fd, short what, void *arg) {
-    (void)fd, (void)what;
-    vb_record_kill(arg, "it closed its control socket but does not end");
-}
-
-static void on_link_lost(struct vb_link *l, int error) {
-    struct vb_record *r = l->owner;
-
-    if (r->state == VB_RECORD_KNOCKING) {
-        vb_record_free(r);
-        return;
-    }
-    if (error == -EBADMSG)
-        vb_record_kill(r, "malformed message");
-    else
-        vb_record_timer(r, END_MS, on_end_timer);
-}
-
-static void log_end(struct vb_record *r) {
-    siginfo_t info = {.si_pid = 0};
-    char how[64] = "ended";
-
-    if (r->ours && waitid(P_PID, (id_t)r->pid, &info, WEXITED | WNOHANG) == 0 && info.si_pid == r->pid) {
-        if (info.si_code == CLD_EXITED && info.si_status == 0)
-            return;
-        if (info.si_code == CLD_EXITED)
-            snprintf(how, sizeof how, "ended with status %d", info.si_status);
-        else
-            snprintf(how, sizeof how, "was killed by signal %d", info.si_status);
-    } else if (r->ours || r->state == VB_RECORD_HOLDING) {
-        return;
-    }
-    vb_log_limited(&r->broker->lost, r->ours ? LOG_NOTICE : LOG_INFO,
-                   "session %u (pid %d, client pid %d %s, uid %u) %s", r->id, (int)r->pid, (int)r->peer.pid,
-                   r->peer.comm, r->peer.uid, how);
-}
-
-static void on_died(evutil_socket_t fd, short what, void *arg) {
-    struct vb_record *r = arg;
-
-    (void)fd, (void)what;
-    log_end(r);
-    bool was_holding = r->state == VB_RECORD_HOLDING || r->state == VB_RECORD_LOST;
-    if (!r->lost_at)
-        r->lost_at = vb_now_ms();
-    forget_process(r);
-    if (vb_hold_needed(r)) {
-        if (!was_holding)
-            r->hold_failures = 0;
-        vb_hold_start(r);
-        return;
-    }
-    vb_fdstore_remove(r);
-    vb_record_free(r);
-}
-
-int vb_record_watch(struct vb_record *r) {
-    r->died = event_new(r->broker->base, r->pidfd, EV_READ, on_died, r);
-    return r->died && event_add(r->died, NULL) == 0 ? 0 : -ENOMEM;
-}
-
-int vb_record_link(struct vb_record *r, int fd) {
-    return vb_link_open(&r->link, r->broker->base, &r->broker->buffers, fd, vb_calls_message, on_link_lost, r);
-}
 
 /* ---- the beginning of a process ---- */
 
@@ -239,7 +41,7 @@ static void on_status(evutil_socket_t fd, short what, void *arg) {
     r->status = NULL;
     vb_close_p(&r->status_fd);
     r->status_fd = -1;
-    drop_client_fd(r);
+    vb_record_drop_client_fd(r);
 }
 
 static int send_start(struct vb_record *r, const struct vb_limits *limits, bool hold) {
@@ -301,6 +103,7 @@ int vb_record_spawn(struct vb_record *r, int client_fd, const struct vb_limits *
     r->pidfd = spawned.pidfd;
     r->status_fd = spawned.status;
     r->ours = true;
+    r->fresh = client_fd < 0;
     /* As the next daemon will read it, so that a session keeps its start across restarts. */
     if (vb_proc_start_time(b->options.proc, r->pid, &started) == 0)
         r->started = vb_proc_started(started);
@@ -312,7 +115,7 @@ int vb_record_spawn(struct vb_record *r, int client_fd, const struct vb_limits *
         return 0;
     kill(r->pid, SIGKILL);
     waitpid(r->pid, NULL, 0); /* it has begun nothing yet that could hold it up */
-    forget_process(r);
+    vb_record_forget_process(r);
     return vb_fail(e, n, "cannot start a session process");
 }
 

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "host/files.h"
 #include "proto/cleanup.h"
@@ -38,10 +39,15 @@ int vb_iommu_open(const char *dev) {
     return vb_steal_fd(&fd);
 }
 
+/* statx with AT_STATX_DONT_SYNC asks no file system: the fd may be a FUSE file whose server does not answer. An O_PATH fd
+ * has a device number too, but is good for nothing. */
 bool vb_iommu_is(const char *dev, int fd) {
     char path[PATH_MAX];
-    struct stat node, st;
+    struct stat node;
+    struct statx st;
+    int flags = fcntl(fd, F_GETFL);
 
-    return vb_path(path, sizeof path, "%s/iommu", dev) && stat(path, &node) == 0 && fstat(fd, &st) == 0 &&
-           S_ISCHR(st.st_mode) && S_ISCHR(node.st_mode) && st.st_rdev == node.st_rdev;
+    return flags >= 0 && !(flags & O_PATH) && vb_path(path, sizeof path, "%s/iommu", dev) && stat(path, &node) == 0 &&
+           statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &st) == 0 && S_ISCHR(st.stx_mode) &&
+           S_ISCHR(node.st_mode) && makedev(st.stx_rdev_major, st.stx_rdev_minor) == node.st_rdev;
 }

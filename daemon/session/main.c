@@ -131,8 +131,8 @@ int vb_session_main(int client_fd, int control_fd) {
             r = -EIO;
     vb_client_stop(&s);
     vb_unwatch_all(&s);
-    vb_control_stop(&s);
     s.model = vb_model_free(s.model);
+    vb_control_stop(&s); /* the daemon takes this for the end */
     if (s.held_timer)
         event_free(s.held_timer);
     if (s.base)
