@@ -64,7 +64,7 @@ static void map_file(struct direct *d, uint32_t ioas, uint64_t iova, uint64_t si
     call(d->iommufd, IOMMU_IOAS_MAP_FILE, &m, "IOMMU_IOAS_MAP_FILE");
 }
 
-struct direct *direct_open(const char *address, uint64_t size) {
+struct direct *direct_open(const char *address, int memfd, uint64_t size) {
     struct direct *d = calloc(1, sizeof(*d));
 
     if (!d)
@@ -79,7 +79,7 @@ struct direct *direct_open(const char *address, uint64_t size) {
     call(d->device, VFIO_DEVICE_BIND_IOMMUFD, &bind, "VFIO_DEVICE_BIND_IOMMUFD");
     struct vb_vfio_attach attach = {.argsz = sizeof(attach), .pt_id = d->ioas};
     call(d->device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach, "VFIO_DEVICE_ATTACH_IOMMUFD_PT");
-    d->memfd = bench_memfd(size);
+    d->memfd = memfd;
     map_file(d, d->pool, POOL_IOVA, size);
     return d;
 }
@@ -103,6 +103,5 @@ void direct_pair(struct direct *d, bool copy, uint64_t iova, uint64_t size) {
 void direct_close(struct direct *d) {
     close(d->device);
     close(d->iommufd);
-    close(d->memfd);
     free(d);
 }

@@ -7,9 +7,11 @@
 
 struct direct;
 
-/* Opens and binds the vfio-pci device at this address, attaches it to an IOAS, and makes a populated memfd of `size`
- * bytes, mapped in a second IOAS (the pool). Ends the program when something fails. */
-struct direct *direct_open(const char *address, uint64_t size);
+/* Opens and binds the vfio-pci device at this address, attaches it to an IOAS, and maps the first `size` bytes of a memfd in
+ * a second IOAS (the pool). memfd is borrowed until direct_close(). It has to be the one that is mapped through the broker:
+ * what the kernel does depends on how its pages lie in physical memory, threefold. Ends the program when something
+ * fails. */
+struct direct *direct_open(const char *address, int memfd, uint64_t size);
 /* One mapping of the first `size` bytes and its unmapping: by IOAS_COPY from the pool, or by IOAS_MAP_FILE. */
 void direct_pair(struct direct *d, bool copy, uint64_t iova, uint64_t size);
 void direct_close(struct direct *d);

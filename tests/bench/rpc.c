@@ -26,6 +26,7 @@ struct rpc {
     struct bench *bench;
     struct vfb_client *client;
     uint32_t space, memory;
+    int memfd;
     struct vfb_map maps[BATCH_MAX];
     struct vfb_unmap unmaps[BATCH_MAX];
     unsigned batch;
@@ -238,7 +239,7 @@ static void against_ioctls(struct rpc *r, const char *device, const char *direct
     bench_check(r->client, vfb_device_claim(r->client, device, &d), "vfb_device_claim");
     bench_check(r->client, vfb_device_bind(r->client, d.id), "vfb_device_bind");
     bench_check(r->client, vfb_device_attach(r->client, d.id, r->space), "vfb_device_attach");
-    r->direct = direct_open(direct, 64u << 20);
+    r->direct = direct_open(direct, r->memfd, 64u << 20);
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         struct bench_pair p;
 
@@ -262,7 +263,6 @@ int main(int argc, char **argv) {
     struct vfb_memory m;
     const char *device, *direct;
     pid_t pids[2];
-    int fd;
 
     bench_init(&bench, "rpc", &argc, argv, usage);
     device = bench_option(argc, argv, "device");
@@ -271,9 +271,8 @@ int main(int argc, char **argv) {
         bench_die("--device and --direct go together");
     r.bench = &bench;
     r.client = bench_connect("bench rpc");
-    fd = bench_memfd(64u << 20);
-    bench_check(r.client, vfb_memory_register(r.client, fd, VFB_WRITABLE, "bench", &m), "vfb_memory_register");
-    close(fd);
+    r.memfd = bench_memfd(64u << 20);
+    bench_check(r.client, vfb_memory_register(r.client, r.memfd, VFB_WRITABLE, "bench", &m), "vfb_memory_register");
     r.memory = m.id;
     bench_check(r.client, vfb_space_create(r.client, "bench", &r.space), "vfb_space_create");
 
