@@ -23,12 +23,16 @@ static void take_fds(struct msghdr *h, struct vb_packet *p) {
     }
 }
 
-int vb_packet_recv(int sock, void *buf, size_t size, int flags, struct vb_packet *ret_packet) {
+static int receive(int sock, void *buf, size_t size, int flags, bool with_fds, struct vb_packet *ret_packet) {
     union control control;
     struct iovec iov = {.iov_base = buf, .iov_len = size};
-    struct msghdr h = {
-        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
+    struct msghdr h = {.msg_iov = &iov, .msg_iovlen = 1};
     ssize_t n;
+
+    if (with_fds) {
+        h.msg_control = control.room;
+        h.msg_controllen = sizeof control.room;
+    }
 
     *ret_packet = (struct vb_packet)VB_PACKET_INIT;
     do
@@ -42,6 +46,14 @@ int vb_packet_recv(int sock, void *buf, size_t size, int flags, struct vb_packet
     ret_packet->data = buf;
     ret_packet->size = (size_t)n;
     return n > 0;
+}
+
+int vb_packet_recv(int sock, void *buf, size_t size, int flags, struct vb_packet *ret_packet) {
+    return receive(sock, buf, size, flags, true, ret_packet);
+}
+
+int vb_packet_recv_no_fds(int sock, void *buf, size_t size, int flags, struct vb_packet *ret_packet) {
+    return receive(sock, buf, size, flags, false, ret_packet);
 }
 
 int vb_packet_send(int sock, const void *data, size_t size, const int *fds, unsigned n_fds, int flags) {

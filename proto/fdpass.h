@@ -24,6 +24,8 @@ struct vb_packet {
  * protocol; or another negative errno. EINTR is handled. Every received fd is close-on-exec, and in ret_packet whatever
  * the return value is: the caller decides who closes it, since close(2) of a hostile fd may wait (session/client.c). */
 int vb_packet_recv(int sock, void *buf, size_t size, int flags, struct vb_packet *ret_packet);
+/* The same without taking fds: the kernel drops them before they are ours, and the packet is -EMSGSIZE. */
+int vb_packet_recv_no_fds(int sock, void *buf, size_t size, int flags, struct vb_packet *ret_packet);
 /* Sends one packet, all or nothing, never raises SIGPIPE. fds stay the caller's. 0, -EAGAIN, -EPIPE, ... */
 int vb_packet_send(int sock, const void *data, size_t size, const int *fds, unsigned n_fds, int flags);
 /* The i-th fd becomes the caller's; -1 when there is none. */

@@ -44,7 +44,8 @@
 #define VB_RECONNECT_FIRST_MS 50    /* a session looks for the next daemon, doubling up to: */
 #define VB_RECONNECT_LAST_MS  1000
 #define VB_ADOPT_GRACE_MS     3000 /* after a start, sessions have that long to come back */
-#define VB_HELD_POLL_MS       250  /* how often a holding session looks whether its devices are closed */
+#define VB_HELD_POLL_FIRST_MS 10   /* how often a session looks whether released devices are closed, doubling up to: */
+#define VB_HELD_POLL_MS       250
 
 /* ---- session processes ---- */
 #define VB_SESSION_UID_FIRST 1999900000u /* unused by systemd's and Debian's uid plans */

@@ -58,6 +58,7 @@ void vb_sessions_knock(struct vb_broker *b, int fd) {
         vb_record_free(r);
         return;
     }
+    r->link.takes_fds = true;
     vb_record_timer(r, VB_CALL_MS, on_patience);
 }
 
@@ -115,9 +116,9 @@ static int adopt_account(struct vb_record *r, struct vb_error *e) {
     return 0;
 }
 
-static int adopt_devices(struct vb_record *r, const VfioBrokerInternal__Adopt *a, struct vb_error *e) {
-    for (size_t i = 0; i < a->n_devices; i++) {
-        int n = vb_register_adopt(&r->broker->devices, r->id, r->peer.pid, a->devices[i], a->holding, e);
+static int adopt_devices(struct vb_record *r, char *const *list, size_t n_list, bool held, struct vb_error *e) {
+    for (size_t i = 0; i < n_list; i++) {
+        int n = vb_register_adopt(&r->broker->devices, r->id, r->peer.pid, list[i], held, e);
 
         if (n == VB_NOT_FOUND) /* it left the host while no daemon ran */
             vb_log(LOG_NOTICE, "session %u: %s", r->id, e->text);
@@ -140,21 +141,22 @@ static int adopt(struct vb_record *r, const VfioBrokerInternal__Adopt *a, struct
         r->peer.pid = (pid_t)(a->client_pid <= INT32_MAX ? a->client_pid : 0);
         r->peer.uid = a->client_uid;
     } else {
-        VB_FD int client = vb_packet_steal_fd(p, i++);
-        if ((n = check_client(r, client, e)) != 0)
+        if ((n = check_client(r, p->fds[i], e)) != 0)
             return n;
+        close(vb_packet_steal_fd(p, i++)); /* the session has it still */
     }
     if (b->iommufd) {
-        r->iommufd = vb_packet_steal_fd(p, i);
-        if (!vb_iommu_is(b->options.dev, r->iommufd))
+        if (!vb_iommu_is(b->options.dev, p->fds[i]))
             return vb_refuse(e, VB_DENIED, "this is not an iommufd");
+        r->iommufd = vb_packet_steal_fd(p, i);
         r->opened = true; /* by the daemon before us, perhaps */
     }
     vb_record_number(r, a->session);
     r->state = a->holding ? VB_RECORD_HOLDING : VB_RECORD_SERVING;
     if (!a->holding && (n = adopt_account(r, e)) != 0)
         return n;
-    return adopt_devices(r, a, e);
+    n = adopt_devices(r, a->devices, a->n_devices, a->holding, e);
+    return n != 0 ? n : adopt_devices(r, a->held, a->n_held, true, e);
 }
 
 void vb_call_adopt(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p) {
@@ -164,11 +166,15 @@ void vb_call_adopt(struct vb_record *r, const VfioBrokerInternal__Call *call, st
         vb_log_limited(&r->broker->refused, LOG_WARNING, "pid %d (uid %u) is not adopted: %s", (int)r->pid, r->uid,
                        e.text);
         vb_answer_error(r, call->serial, &e);
+        for (unsigned i = 0; i < p->n_fds; i++) /* they may be anything, and closing them may wait: they stay open */
+            p->fds[i] = -1;
         vb_record_free(r);
         return;
     }
-    event_free(r->timer);
+    if (r->timer)
+        event_free(r->timer);
     r->timer = NULL;
+    r->link.takes_fds = false;
     /* From here on its uid is this record's to give back. */
     vb_strays_came(r->broker, r->pid);
     vb_uids_note(&r->broker->uids, r->uid);

@@ -30,14 +30,18 @@ static bool address_ok(const char *a) {
     return n > 0 && n <= VB_ADDRESS_MAX;
 }
 
-static bool adopt_ok(const VfioBrokerInternal__Adopt *a) {
-    /* Claimed and held ones: see session/session.h. */
-    if (a->n_devices > 3 * VB_DEVICES_MAX)
+static bool addresses_ok(char *const *list, size_t n, size_t max) {
+    if (n > max)
         return false;
-    for (size_t i = 0; i < a->n_devices; i++)
-        if (!address_ok(a->devices[i]))
+    for (size_t i = 0; i < n; i++)
+        if (!address_ok(list[i]))
             return false;
     return true;
+}
+
+static bool adopt_ok(const VfioBrokerInternal__Adopt *a) { /* session/session.h */
+    return addresses_ok(a->devices, a->n_devices, VB_DEVICES_MAX) &&
+           addresses_ok(a->held, a->n_held, 2 * VB_DEVICES_MAX);
 }
 
 static bool call_ok(const VfioBrokerInternal__Call *c) {
@@ -119,7 +123,8 @@ static void on_readable(evutil_socket_t fd, short what, void *arg) {
     (void)what;
     if (paused(l))
         return;
-    int r = vb_packet_recv(fd, l->buffers->in, VB_PACKET_MAX, MSG_DONTWAIT, &p);
+    int r = l->takes_fds ? vb_packet_recv(fd, l->buffers->in, VB_PACKET_MAX, MSG_DONTWAIT, &p)
+                         : vb_packet_recv_no_fds(fd, l->buffers->in, VB_PACKET_MAX, MSG_DONTWAIT, &p);
     if (r == -EAGAIN)
         return;
     if (r <= 0) {

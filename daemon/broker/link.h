@@ -7,6 +7,7 @@
 #define VB_BROKER_LINK_H
 
 #include <event2/event.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "internal.pb-c.h"
@@ -31,6 +32,7 @@ struct vb_link {
     int fd; /* owned; -1: closed */
     struct vb_link_buffers *buffers;
     struct event *readable, *resume;
+    bool takes_fds;    /* only to be adopted: closing an fd that a client has made may wait */
     uint64_t second;   /* monotonic */
     unsigned messages; /* in this second */
     vb_link_message_fn on_message;

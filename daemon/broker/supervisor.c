@@ -235,7 +235,7 @@ void vb_sessions_connect(struct vb_broker *b, int client_fd) {
         return;
     }
     if (n < 0)
-        vb_log_limited(&b->lost, LOG_ERR, "%s", e.text);
+        vb_log_limited(&b->lost, n == -ESRCH ? LOG_NOTICE : LOG_ERR, "%s", e.text);
     vb_refuse_client(client_fd, &e);
     vb_record_free(r);
 }

@@ -247,15 +247,16 @@ static int send_adopt(struct vb_session *s) {
     VfioBrokerInternal__Adopt adopt = VFIO_BROKER_INTERNAL__ADOPT__INIT;
     VfioBrokerInternal__Call call = VFIO_BROKER_INTERNAL__CALL__INIT;
     VfioBrokerInternal__ToDaemon m = VFIO_BROKER_INTERNAL__TO_DAEMON__INIT;
-    char *devices[3 * VB_DEVICES_MAX];
+    char *devices[VB_DEVICES_MAX], *held[2 * VB_DEVICES_MAX];
     int fds[2];
     unsigned n_fds = 0;
 
     for (uint32_t i = 0; i < s->model->devices.n && adopt.n_devices < VB_DEVICES_MAX; i++)
         devices[adopt.n_devices++] = ((struct vb_device *)s->model->devices.items[i])->address;
     for (unsigned i = 0; i < s->n_held; i++)
-        devices[adopt.n_devices++] = s->held[i].address;
+        held[adopt.n_held++] = s->held[i].address;
     adopt.devices = devices;
+    adopt.held = held;
     adopt.session = s->id;
     adopt.holding = s->holding;
     adopt.client_pid = s->client_pid;

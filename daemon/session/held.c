@@ -1,5 +1,7 @@
 /* Devices that this session has given back, but that somebody still has open: a copy of the fd in a child of the client
- * keeps a device (DESIGN 1.5). Its memory is gone; we look again until it is closed, and report it free. */
+ * keeps a device (DESIGN 1.5). Its memory is gone; we look again until it is closed, and report it free. The same timer
+ * retries what the kernel would not give up (tombstones). It looks soon at first, then less often: most fds are closed
+ * at about the same time as the device is released. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,9 +10,11 @@
 #include "session/session.h"
 
 static void arm(struct vb_session *s) {
-    const struct timeval t = {VB_HELD_POLL_MS / 1000, VB_HELD_POLL_MS % 1000 * 1000};
+    const struct timeval t = {s->held_poll_ms / 1000, s->held_poll_ms % 1000 * 1000};
 
-    evtimer_add(s->held_timer, &t);
+    if (s->held_timer)
+        evtimer_add(s->held_timer, &t);
+    s->held_poll_ms = s->held_poll_ms * 2 < VB_HELD_POLL_MS ? s->held_poll_ms * 2 : VB_HELD_POLL_MS;
 }
 
 static bool still_open(struct vb_session *s, const struct vb_held *h) {
@@ -42,11 +46,17 @@ static void on_timer(evutil_socket_t fd, short what, void *arg) {
     vb_session_maybe_exit(s);
 }
 
+void vb_held_poll(struct vb_session *s) {
+    if (!s->held_timer && s->base)
+        s->held_timer = evtimer_new(s->base, on_timer, s);
+    s->held_poll_ms = VB_HELD_POLL_FIRST_MS;
+    if (s->n_held || s->model->backend->ops->leftovers(s->model->backend))
+        arm(s);
+}
+
 void vb_held_add(struct vb_session *s, const char *address, vb_handle handle) {
     struct vb_held h = {.handle = handle};
 
-    if (!s->held_timer)
-        s->held_timer = evtimer_new(s->base, on_timer, s);
     snprintf(h.address, sizeof h.address, "%s", address);
     if (!still_open(s, &h)) {
         if (!s->taken_over)
@@ -58,8 +68,7 @@ void vb_held_add(struct vb_session *s, const char *address, vb_handle handle) {
     if (s->n_held < sizeof s->held / sizeof s->held[0])
         s->held[s->n_held++] = h;
     vb_control_device_held(s, address);
-    if (s->held_timer)
-        arm(s);
+    vb_held_poll(s);
 }
 
 static void on_device(evutil_socket_t fd, short what, void *arg) {

@@ -22,7 +22,11 @@ int vb_op_space_create(struct vb_session *s, struct vb_request *rq, struct vb_er
 }
 
 int vb_op_space_destroy(struct vb_session *s, struct vb_request *rq, struct vb_error *e) {
-    return vb_model_space_destroy(s->model, rq->msg->space_destroy->space, e);
+    int r = vb_model_space_destroy(s->model, rq->msg->space_destroy->space, e);
+
+    if (r == 0)
+        vb_held_poll(s); /* the client may have attached a device to it by itself */
+    return r;
 }
 
 static int usable_ranges(struct vb_session *s, const struct vb_space_info *info, VfioBroker__SpaceDescribeReply *m,

@@ -85,6 +85,7 @@ struct vb_session {
     struct vb_held held[2 * VB_DEVICES_MAX];
     unsigned n_held;
     struct event *held_timer;
+    unsigned held_poll_ms; /* until it fires next */
     LIST_HEAD(, vb_device_watch) watches;
 };
 
@@ -123,6 +124,8 @@ int vb_lease_want(struct vb_ledger *l, uint64_t total, struct vb_error *e);
 /* ---- held.c ---- */
 /* The backend has closed `handle`: report the device free, now or when nobody has it open any more. */
 void vb_held_add(struct vb_session *s, const char *address, vb_handle handle);
+/* The kernel may have refused to give something up: look again, soon at first. */
+void vb_held_poll(struct vb_session *s);
 int vb_watch_device(struct vb_session *s, vb_handle handle);
 void vb_unwatch_device(struct vb_session *s, vb_handle handle);
 void vb_unwatch_all(struct vb_session *s);

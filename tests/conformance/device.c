@@ -143,16 +143,20 @@ static void case_second_claim(void) {
 static void case_release_and_claim(void) {
     struct vfb_client *c = join();
     uint32_t space = space_new(c);
+    struct vfb_device d;
 
     for (unsigned i = 0; i < 3; i++) {
-        struct vfb_device d = claim(c, test_devices[0]);
+        d = claim(c, test_devices[0]);
 
         OK(c, vfb_device_bind(c, d.id));
         OK(c, vfb_device_attach(c, d.id, space));
-        close(d.fd); /* before the release: then it is free at once */
+        close(d.fd); /* before the release: then nobody has it open */
         OK(c, vfb_device_release(c, d.id));
     }
-    state_is(c, test_devices[0], "free", 0);
+    d = claim(c, test_devices[0]); /* waits until it is free: the daemon may close the fd that it passed on after us */
+    close(d.fd);
+    OK(c, vfb_device_release(c, d.id));
+    state_is(c, test_devices[0], "free", 0); /* never bound, so nothing can hold it */
     vfb_client_free(c);
 }
 

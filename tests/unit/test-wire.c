@@ -83,6 +83,14 @@ static void test_truncation_is_told_and_leaks_nothing(void **state) {
     assert_int_equal(vb_packet_recv(sv[1], buf, sizeof buf, 0, &p), -EMSGSIZE);
     assert_int_equal(p.n_fds, VB_PACKET_FDS);
     vb_packet_close(&p);
+
+    /* And where none are wanted, none is installed. */
+    assert_int_equal(vb_packet_send(sv[0], "x", 1, fds, 1, 0), 0);
+    assert_int_equal(vb_packet_recv_no_fds(sv[1], buf, sizeof buf, 0, &p), -EMSGSIZE);
+    assert_int_equal(p.n_fds, 0);
+    assert_int_equal(open_fds(), before + 2);
+    assert_int_equal(vb_packet_send(sv[0], "x", 1, NULL, 0, 0), 0);
+    assert_int_equal(vb_packet_recv_no_fds(sv[1], buf, sizeof buf, 0, &p), 1);
     close(sv[0]), close(sv[1]);
     assert_int_equal(open_fds(), before);
 }
