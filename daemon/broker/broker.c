@@ -136,7 +136,7 @@ static int set_up(struct vb_broker *b) {
         (r = vb_listeners_open(b)) < 0)
         return r;
     /* Before anybody is served, so that no uid is given twice. */
-    if ((r = vb_strays_find(b)) < 0)
+    if ((r = vb_strays_find(b)) < 0 || (r = vb_records_look(b)) < 0)
         return r;
     return vb_listeners_start(b);
 }
@@ -173,6 +173,8 @@ int vb_broker_run(struct vb_broker *b) {
 void vb_broker_free(struct vb_broker *b) {
     vb_listeners_close(b);
     vb_strays_free(b);
+    if (b->look)
+        event_free(b->look);
     while (!LIST_EMPTY(&b->records))
         vb_record_free(LIST_FIRST(&b->records));
     for (size_t i = 0; i < sizeof b->signals / sizeof b->signals[0]; i++)

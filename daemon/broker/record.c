@@ -1,8 +1,9 @@
 /* Records of sessions, and how a process ends: see record.h.
  *
  * A killed process may not end for as long as its client likes: the kernel closes what the client has sent, and a FUSE
- * server need not answer (session/client.c). It makes no more calls, so what it leaves is dealt with as if it had ended;
- * its uid stays taken, and its record stays, until it has. */
+ * server need not answer (session/client.c). Nothing tells us: pidfd and sockets come after that (kernel/exit.c: files
+ * are put in exit_task_work). So sessions that have devices are looked at. A process that ends makes no more calls, so
+ * what it leaves is dealt with as if it had ended; its uid stays taken, and its record stays, until it has. */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -18,7 +19,7 @@
 
 /* A process that closed its control socket has nothing left to do but to end. */
 #define END_MS 300
-/* A killed one without anything that makes it wait ends in less. */
+/* One that ends without anything that makes it wait takes less. */
 #define LINGER_MS 500
 
 /* ---- records ---- */
@@ -75,7 +76,7 @@ void vb_record_forget_process(struct vb_record *r) {
     vb_close_p(&r->status_fd);
     r->pidfd = r->status_fd = -1;
     r->pid = 0;
-    r->ours = false;
+    r->ours = r->ends = false;
     vb_record_unlease(r);
 }
 
@@ -203,7 +204,7 @@ static void on_linger(evutil_socket_t fd, short what, void *arg) {
         return;
     }
     vb_log_limited(&r->broker->lost, LOG_WARNING,
-                   "session %u (pid %d) was killed but does not end: what its client sent waits to be closed", r->id,
+                   "session %u (pid %d) is dead but does not end: what its client sent waits to be closed", r->id,
                    (int)r->pid);
     r->lingering_pidfd = vb_steal_fd(&r->pidfd);
     r->lingering_uid = r->uid;
@@ -265,6 +266,29 @@ static void on_died(evutil_socket_t fd, short what, void *arg) {
     (void)fd, (void)what;
     log_end(r);
     process_gone(r);
+}
+
+static void on_look(evutil_socket_t fd, short what, void *arg) {
+    struct vb_broker *b = arg;
+    struct vb_record *r, *next;
+
+    (void)fd, (void)what;
+    LIST_FOREACH_SAFE(r, &b->records, entry, next) {
+        if (!r->opened || r->pid == 0 || r->lingering_pidfd >= 0)
+            continue;
+        bool ends = vb_proc_exiting(b->options.proc, r->pid);
+        if (ends && r->ends) /* twice, LINGER_MS apart */
+            on_linger(-1, 0, r);
+        else
+            r->ends = ends;
+    }
+}
+
+int vb_records_look(struct vb_broker *b) {
+    static const struct timeval t = {LINGER_MS / 1000, LINGER_MS % 1000 * 1000};
+
+    b->look = event_new(b->base, -1, EV_PERSIST, on_look, b);
+    return b->look && event_add(b->look, &t) == 0 ? 0 : -ENOMEM;
 }
 
 int vb_record_watch(struct vb_record *r) {

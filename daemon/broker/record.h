@@ -27,6 +27,7 @@ struct vb_record {
     uid_t uid;
     bool has_uid; /* from broker->uids */
     bool ours;    /* our child: to be waited for */
+    bool ends;    /* it has begun to, when last looked at */
     struct event *died;
     struct vb_link link;
     int status_fd; /* of the spawn; -1 when it has come to exec */
@@ -78,6 +79,8 @@ struct vb_record *vb_record_by_id(struct vb_broker *b, uint32_t id);
 struct vb_record *vb_record_by_pid(struct vb_broker *b, pid_t pid);
 /* Arms the record's timer. */
 void vb_record_timer(struct vb_record *r, unsigned ms, event_callback_fn fn);
+/* Begins to look for processes that end and do not come to it. 0 or -ENOMEM. */
+int vb_records_look(struct vb_broker *b);
 /* No lease any more: the process that had it is gone. */
 void vb_record_unlease(struct vb_record *r);
 

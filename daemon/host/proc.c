@@ -54,23 +54,34 @@ int vb_proc_status(const char *proc, pid_t pid, struct vb_proc_status *ret) {
     return 0;
 }
 
-int vb_proc_start_time(const char *proc, pid_t pid, uint64_t *ret) {
+/* Field `n` of /proc/PID/stat (proc(5) counts from 1). The second is the process's own name for itself, in brackets: count
+ * from the last one. */
+static int stat_field(const char *proc, pid_t pid, int n, uint64_t *ret) {
     char path[PATH_MAX], text[1024];
-    uint64_t start;
+    uint64_t value;
 
     if (!vb_path(path, sizeof path, "%s/%d/stat", proc, (int)pid))
         return -ENAMETOOLONG;
     int r = vb_file_read(path, text, sizeof text);
     if (r < 0)
         return r;
-    /* The second field is the client's own name for itself, in brackets: count from the last one. */
     char *p = strrchr(text, ')');
-    for (int field = 2; p && field < 22; field++)
+    for (int field = 2; p && field < n; field++)
         p = strchr(p + 1, ' ');
-    if (!p || sscanf(p, " %" SCNu64, &start) != 1)
+    if (!p || sscanf(p, " %" SCNu64, &value) != 1)
         return -EBADMSG;
-    *ret = start;
+    *ret = value;
     return 0;
+}
+
+int vb_proc_start_time(const char *proc, pid_t pid, uint64_t *ret) {
+    return stat_field(proc, pid, 22, ret);
+}
+
+bool vb_proc_exiting(const char *proc, pid_t pid) {
+    uint64_t flags;
+
+    return stat_field(proc, pid, 9, &flags) == 0 && (flags & 0x4); /* PF_EXITING, include/linux/sched.h */
 }
 
 time_t vb_proc_started(uint64_t start) {

@@ -23,6 +23,8 @@ struct vb_proc_status {
 int vb_proc_status(const char *proc, pid_t pid, struct vb_proc_status *ret);
 /* Field 22 of /proc/PID/stat, clock ticks since boot: with the pid it names a process for all time. */
 int vb_proc_start_time(const char *proc, pid_t pid, uint64_t *ret);
+/* Has it begun to end? It runs no code of its own any more, but may wait in the kernel for as long as it likes. */
+bool vb_proc_exiting(const char *proc, pid_t pid);
 /* Soft RLIMIT_MEMLOCK in bytes; UINT64_MAX: unlimited. */
 int vb_proc_memlock(const char *proc, pid_t pid, uint64_t *ret);
 /* Name of the program, printable ASCII only; "?" when it cannot be read. */
