@@ -206,13 +206,25 @@ static VfioBroker__SessionRow *session_row(struct vb_record *s, struct page *p) 
     return row;
 }
 
+/* An administrator sees all, others the sessions of their own uid. */
+static bool may_see(const struct vb_record *asker, const struct vb_record *s) {
+    return (asker->grant && asker->grant->admin) || s == asker || (s->id && s->peer.uid == asker->peer.uid);
+}
+
+static int refuse_sight(const struct vb_record *asker, uint32_t session, struct vb_error *e) {
+    return asker->grant && asker->grant->admin
+               ? vb_refuse(e, VB_NOT_FOUND, "there is no session %u", session)
+               : vb_refuse(e, VB_DENIED,
+                           "uid %u has no session %u, and only an administrator may look at those of others",
+                           asker->peer.uid, session);
+}
+
 /* The session with the lowest number above `after` that the asker may see. */
 static struct vb_record *next_session(struct vb_record *asker, uint32_t only, uint64_t after) {
-    bool admin = asker->grant && asker->grant->admin;
     struct vb_record *s, *best = NULL;
 
     LIST_FOREACH (s, &asker->broker->records, entry) {
-        if (s->id > after && (!best || s->id < best->id) && (admin || s == asker) && (only == 0 || s->id == only))
+        if (s->id > after && (!best || s->id < best->id) && may_see(asker, s) && (only == 0 || s->id == only))
             best = s;
     }
     return best;
@@ -222,9 +234,7 @@ static int show_sessions(struct vb_record *r, const VfioBroker__Inspect *q, stru
     struct vb_record *s = NULL;
 
     if (q->session != 0 && !next_session(r, q->session, 0))
-        return r->grant && r->grant->admin
-                   ? vb_refuse(e, VB_NOT_FOUND, "there is no session %u", q->session)
-                   : vb_refuse(e, VB_DENIED, "only an administrator may look at other sessions");
+        return refuse_sight(r, q->session, e);
     p->reply.sessions = vb_arena_alloc(p->arena, VB_INSPECT_ROWS * sizeof p->reply.sessions[0]);
     if (!p->reply.sessions)
         return vb_fail(e, -ENOMEM, "sessions");
@@ -267,11 +277,11 @@ void vb_call_inspect(struct vb_record *r, const VfioBrokerInternal__Call *call) 
 
     vb_link_charge(&r->link, 3);
     if (of_a_session(q->kind)) {
-        if (r->grant && r->grant->admin) {
+        if (next_session(r, q->session, 0)) {
             vb_ask_session(r, call->serial, q);
             return;
         }
-        n = vb_refuse(&e, VB_DENIED, "only an administrator may look at other sessions");
+        refuse_sight(r, q->session, &e);
         vb_answer_error(r, call->serial, &e);
         return;
     }
