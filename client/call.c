@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "client/client-private.h"
 
@@ -34,6 +35,18 @@ int vbc_check_name(struct vfb_client *c, const char *what, const char *name, siz
         if (name[i] < 0x20 || name[i] > 0x7e)
             return vbc_fail(c, VFB_INVALID, "the %s has a character that is not printable ASCII, at %zu", what, i);
     return 0;
+}
+
+int64_t vbc_now_ms(void) {
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+int vbc_fail_silent(struct vfb_client *c) {
+    return vbc_fail(c, -ETIMEDOUT, "the broker at %s accepts but does not answer (is it stopped, or overloaded?)",
+                    c->path);
 }
 
 /* ---- completion ----------------------------------------------------------------------------------------------- */
@@ -189,6 +202,19 @@ static int submit(struct vfb_client *c, struct vbc_call *call, VfioBroker__Reque
     return 0;
 }
 
+/* Until the socket has something to do. While connecting, for as long as there is time: then the connection is lost. */
+static void wait_for_broker(struct vfb_client *c) {
+    struct pollfd p = {.fd = c->fd, .events = vfb_events(c)};
+    int64_t left = c->connect_until ? c->connect_until - vbc_now_ms() : -1;
+
+    if (c->connect_until && left < 0)
+        left = 0;
+    if (poll(&p, 1, (int)left) == 0) {
+        vbc_fail_silent(c);
+        vbc_lose(c, -ETIMEDOUT, "%s", c->error.text);
+    }
+}
+
 int vbc_blocking(struct vfb_client *c, VfioBroker__Request *req, int fd, VfioBroker__Reply__BodyCase expect,
                  vbc_take_fn take, void *out, unsigned fds) {
     struct vbc_error error;
@@ -202,12 +228,11 @@ int vbc_blocking(struct vfb_client *c, VfioBroker__Request *req, int fd, VfioBro
         return r;
     /* If the peer is gone the call is completed all the same, by what it said last or by the end of the stream. */
     while (!call.done) {
-        if (STAILQ_EMPTY(&c->queue)) {
+        if (STAILQ_EMPTY(&c->queue) && !c->connect_until) {
             receive_one(c, 0);
             continue;
         }
-        struct pollfd p = {.fd = c->fd, .events = POLLIN | POLLOUT};
-        poll(&p, 1, -1);
+        wait_for_broker(c);
         vbc_queue_flush(c);
         if (!call.done)
             receive_one(c, MSG_DONTWAIT);

@@ -23,6 +23,7 @@
 #include "proto/limits.h"
 #include "proto/vfio-broker.pb-c.h"
 
+#define VBC_HELLO_MS        10000u
 #define VBC_ASYNC_MAX       64u  /* unanswered asynchronous calls; the header tells it */
 #define VBC_PROCESS_PACKETS 128u /* received by one vfb_process(), so that a flood does not hold the caller's loop */
 
@@ -71,6 +72,9 @@ struct vfb_client {
     enum vbc_state state;
     int fd;    /* -1 in VBC_NEW; kept open in VBC_LOST, so that the number is not reused under the caller's loop */
     pid_t pid; /* that connected: a forked child must not shut the connection down */
+    unsigned hello_ms;     /* how long vfb_connect() may take; tests shorten it */
+    int64_t connect_until; /* CLOCK_MONOTONIC, ms; 0 unless connecting: other calls wait for ever */
+    const char *path;      /* borrowed, while connecting */
     uint64_t last_id;
     struct vbc_calls calls;
     struct vbc_calls free_slots;
@@ -117,6 +121,10 @@ int vbc_async(struct vfb_client *c, VfioBroker__Request *req, VfioBroker__Reply_
 void vbc_lose(struct vfb_client *c, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* VFB_STATE or -EPIPE, with c->error, unless connected. */
 int vbc_check_connected(struct vfb_client *c);
+/* CLOCK_MONOTONIC, in milliseconds. */
+int64_t vbc_now_ms(void);
+/* The broker let vfb_connect()'s time pass. Returns -ETIMEDOUT with c->error set. */
+int vbc_fail_silent(struct vfb_client *c);
 int vbc_check_name(struct vfb_client *c, const char *what, const char *name, size_t max);
 
 /* ---- queue.c: packets that the socket did not take yet ---- */

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -22,6 +24,7 @@ int vfb_client_new(struct vfb_client **ret_client) {
     if (!c)
         return -ENOMEM;
     c->fd = -1;
+    c->hello_ms = VBC_HELLO_MS;
     TAILQ_INIT(&c->calls);
     TAILQ_INIT(&c->free_slots);
     STAILQ_INIT(&c->queue);
@@ -111,6 +114,36 @@ static int hello(struct vfb_client *c, const char *name) {
 
 /* ---- connecting ----------------------------------------------------------------------------------------------- */
 
+/* Why nobody answers there, or what to look at. */
+static const char *connect_hint(const char *path, int e) {
+    struct stat st;
+
+    if (e == ECONNREFUSED && stat(path, &st) == 0 && !S_ISSOCK(st.st_mode))
+        return ": it is not a socket";
+    if (e != ENOENT && e != ECONNREFUSED)
+        return "";
+    return strcmp(path, VFB_SOCKET) == 0 ? "; is vfio-broker.socket started?" : "; is a vfio-brokerd started there?";
+}
+
+/* connect(2) waits while the broker's backlog is full, as a stopped broker's is some time: SO_SNDTIMEO bounds that. */
+static int connect_in_time(struct vfb_client *c, int fd, const struct sockaddr_un *a) {
+    const struct timeval none = {.tv_sec = 0};
+    int r, e;
+
+    do {
+        int64_t left = c->connect_until - vbc_now_ms();
+        struct timeval t = {.tv_sec = left / 1000, .tv_usec = left % 1000 * 1000};
+
+        if (left <= 0)
+            return -EAGAIN;
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof t);
+        r = connect(fd, (const struct sockaddr *)a, sizeof *a);
+        e = errno;
+    } while (r < 0 && e == EINTR); /* nothing has begun then */
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &none, sizeof none);
+    return r < 0 ? -e : 0;
+}
+
 static int open_socket(struct vfb_client *c, const char *path, int *ret_fd) {
     struct sockaddr_un a = {.sun_family = AF_UNIX};
     VB_FD int fd = -1;
@@ -123,35 +156,19 @@ static int open_socket(struct vfb_client *c, const char *path, int *ret_fd) {
     fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return vbc_fail(c, -errno, "cannot make a socket: %s", strerror(errno));
-    /* Waits, and may be interrupted, only while the broker's backlog is full; nothing has begun then. */
-    do
-        r = connect(fd, (struct sockaddr *)&a, sizeof a);
-    while (r < 0 && errno == EINTR);
-    if (r < 0) {
-        int e = errno;
-        return vbc_fail(c, -e, "cannot connect to vfio-brokerd at %s: %s%s", path, strerror(e),
-                        e == ENOENT || e == ECONNREFUSED ? "; is vfio-broker.socket started?" : "");
-    }
+    r = connect_in_time(c, fd, &a);
+    if (r == -EAGAIN)
+        return vbc_fail_silent(c);
+    if (r < 0)
+        return vbc_fail(c, r, "cannot connect to vfio-brokerd at %s: %s%s", path, strerror(-r), connect_hint(path, -r));
     *ret_fd = vb_steal_fd(&fd);
     return 0;
 }
 
-int vfb_connect(struct vfb_client *c, const char *path, const char *name) {
-    int r;
+/* Connects and says Hello, by c->connect_until. */
+static int connect_client(struct vfb_client *c, const char *path, const char *name) {
+    int r = open_socket(c, path, &c->fd);
 
-    if (c->state == VBC_LOST)
-        return vbc_check_connected(c);
-    if (c->state != VBC_NEW)
-        return vbc_fail(c, VFB_STATE, "already connected, as session %u", c->info.session);
-    if (!path)
-        path = getenv(VFB_SOCKET_ENV);
-    if (!path || !*path)
-        path = VFB_SOCKET;
-    if (!name)
-        name = "";
-    r = vbc_check_name(c, "client's name", name, VB_NAME_MAX);
-    if (r == 0)
-        r = open_socket(c, path, &c->fd);
     if (r != 0)
         return r;
     c->pid = getpid();
@@ -168,6 +185,30 @@ int vfb_connect(struct vfb_client *c, const char *path, const char *name) {
     vbc_lose(c, r, "%s", e.text);
     vbc_error_copy(&c->error, &e);
     disconnect(c);
+    return r;
+}
+
+int vfb_connect(struct vfb_client *c, const char *path, const char *name) {
+    int r;
+
+    if (c->state == VBC_LOST)
+        return vbc_check_connected(c);
+    if (c->state != VBC_NEW)
+        return vbc_fail(c, VFB_STATE, "already connected, as session %u", c->info.session);
+    if (!path)
+        path = getenv(VFB_SOCKET_ENV);
+    if (!path || !*path)
+        path = VFB_SOCKET;
+    if (!name)
+        name = "";
+    r = vbc_check_name(c, "client's name", name, VB_NAME_MAX);
+    if (r != 0)
+        return r;
+    c->path = path;
+    c->connect_until = vbc_now_ms() + c->hello_ms;
+    r = connect_client(c, path, name);
+    c->path = NULL;
+    c->connect_until = 0;
     return r;
 }
 

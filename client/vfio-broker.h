@@ -42,7 +42,8 @@
  *   signal handler, and does I/O only inside its calls.
  *
  * EVENT LOOPS
- *   Plain calls block until the reply is there. A VMM with a loop of its own watches vfb_fd() for vfb_events(), calls
+ *   Plain calls block until the reply is there, without a deadline (vfb_connect() has one): pinning hundreds of GiB takes
+ *   its time. Who cannot wait for a broker that hangs uses the *_async calls. A VMM with a loop of its own watches vfb_fd() for vfb_events(), calls
  *   vfb_process() when it is ready, and uses the *_async calls, whose result arrives in a callback from vfb_process().
  *
  * SIZES are bytes. Ranges that come back are inclusive, first and last. */
@@ -107,9 +108,10 @@ const char *vfb_code_name(int code);
 
 /* Allocates a client, not connected. -ENOMEM. */
 int vfb_client_new(struct vfb_client **ret_client);
-/* Connects and says hello; after a failure it may be called again. path: NULL for $VFIO_BROKER_SOCKET or else VFB_SOCKET. name: for people who look at the
- * broker ("qemu vm-12"), at most 63 printable characters; NULL for none. Blocks until the session is there (a few ms).
- * -ENOENT or -ECONNREFUSED: no broker there; VFB_DENIED: policy grants nothing to this user. */
+/* Connects and says hello; after a failure it may be called again. path: NULL for $VFIO_BROKER_SOCKET or else
+ * VFB_SOCKET. name: for people who look at the broker ("qemu vm-12"), at most 63 printable characters; NULL for none.
+ * Blocks until the session is there: a few ms, at most 10 s. -ENOENT or -ECONNREFUSED: no broker there; -ETIMEDOUT: it
+ * accepts but does not answer; VFB_DENIED: policy grants nothing to this user. */
 int vfb_connect(struct vfb_client *c, const char *path, const char *name);
 /* Closes the connection: the broker takes everything back. Close device fds as well, else the devices stay held.
  * NULL is fine. */

@@ -1,6 +1,7 @@
 /* libvfio-broker's connection: what a hostile, broken or dying broker can do to a client. */
 #include "config.h"
 
+#include "client/client-private.h"
 #include "fake-broker.h"
 
 /* ---- connecting ----------------------------------------------------------------------------------------------- */
@@ -64,6 +65,59 @@ static void test_no_broker(void **state) {
     unsetenv(VFB_SOCKET_ENV);
     vfb_client_free(c);
     vfb_client_free(NULL);
+    stop();
+}
+
+static void script_mute(int s, int i) {
+    (void)i;
+    CHECK(get(s));
+    CHECK(!get(s)); /* the library hangs up */
+}
+
+static void script_slow(int s, int i) {
+    (void)i;
+    greet(s);
+    VfioBroker__Request *req = get(s);
+    CHECK(req);
+    usleep(200000);
+    put_done(s, req->id);
+    CHECK(!get(s));
+}
+
+static void test_mute_broker(void **state) {
+    (void)state;
+    struct vfb_client *c = fresh();
+    assert_int_equal(c->hello_ms, 10000);
+    c->hello_ms = 50;
+    start(script_mute, 2);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(vfb_connect(c, fake_path, NULL), -ETIMEDOUT);
+        assert_int_equal(vfb_error(c)->code, -ETIMEDOUT);
+        assert_non_null(strstr(vfb_error(c)->text, fake_path));
+        assert_non_null(strstr(vfb_error(c)->text, "accepts but does not answer"));
+        assert_int_equal(vfb_fd(c), -1);
+    }
+    stop();
+    /* one that does not even accept: its backlog fills up */
+    int l = listener(), n;
+    struct vfb_client *more[16];
+    for (n = 0; n < 16; n++) {
+        more[n] = fresh();
+        more[n]->hello_ms = 50;
+        assert_int_equal(vfb_connect(more[n], fake_path, NULL), -ETIMEDOUT);
+        assert_int_equal(vfb_fd(more[n]), -1);
+    }
+    while (n > 0)
+        vfb_client_free(more[--n]);
+    close(l);
+    unlink(fake_path);
+    /* the deadline is for connecting only, and the client works on */
+    start(script_slow, 1);
+    c->hello_ms = 5000;
+    assert_int_equal(vfb_connect(c, fake_path, NULL), 0);
+    assert_int_equal(c->connect_until, 0);
+    assert_int_equal(vfb_map(c, 1, &entry, 1), 0);
+    vfb_client_free(c);
     stop();
 }
 
@@ -383,9 +437,9 @@ static void test_names(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        FAKE_TEST(test_connect),    FAKE_TEST(test_no_broker), FAKE_TEST(test_refused),
-        FAKE_TEST(test_nonsense),   FAKE_TEST(test_bad_hello), FAKE_TEST(test_mutations),
-        FAKE_TEST(test_disconnect), FAKE_TEST(test_fork),      FAKE_TEST(test_names),
+        FAKE_TEST(test_connect),  FAKE_TEST(test_no_broker), FAKE_TEST(test_refused),   FAKE_TEST(test_mute_broker),
+        FAKE_TEST(test_nonsense), FAKE_TEST(test_bad_hello), FAKE_TEST(test_mutations), FAKE_TEST(test_disconnect),
+        FAKE_TEST(test_fork),     FAKE_TEST(test_names),
     };
     return cmocka_run_group_tests_name("client", tests, NULL, NULL);
 }
