@@ -114,12 +114,13 @@ static int hello(struct vfb_client *c, const char *name) {
 
 /* ---- connecting ----------------------------------------------------------------------------------------------- */
 
-/* Why nobody answers there, or what to look at. */
-static const char *connect_hint(const char *path, int e) {
+static bool not_a_socket(const char *path) {
     struct stat st;
 
-    if (e == ECONNREFUSED && stat(path, &st) == 0 && !S_ISSOCK(st.st_mode))
-        return ": it is not a socket";
+    return stat(path, &st) == 0 && !S_ISSOCK(st.st_mode);
+}
+
+static const char *connect_hint(const char *path, int e) {
     if (e != ENOENT && e != ECONNREFUSED)
         return "";
     return strcmp(path, VFB_SOCKET) == 0 ? "; is vfio-broker.socket started?" : "; is a vfio-brokerd started there?";
@@ -159,6 +160,8 @@ static int open_socket(struct vfb_client *c, const char *path, int *ret_fd) {
     r = connect_in_time(c, fd, &a);
     if (r == -EAGAIN)
         return vbc_fail_silent(c);
+    if (r == -ECONNREFUSED && not_a_socket(path))
+        return vbc_fail(c, r, "cannot connect to vfio-brokerd: %s is not a socket", path);
     if (r < 0)
         return vbc_fail(c, r, "cannot connect to vfio-brokerd at %s: %s%s", path, strerror(-r), connect_hint(path, -r));
     *ret_fd = vb_steal_fd(&fd);

@@ -1,6 +1,7 @@
 /* vfio-brokerctl bind and unbind: root's own act on sysfs; the broker has no part in it. */
 #include "config.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -31,6 +32,10 @@ static int run(struct ctl *ctl, bool bind, int n, char **args) {
 
     if (status != CTL_OK)
         return status;
+    if (geteuid() != 0 && faccessat(AT_FDCWD, PCI_SYSFS "/bus/pci/drivers_probe", W_OK, AT_EACCESS) != 0) {
+        ctl_say("%s needs root: run it with sudo", bind ? "bind" : "unbind");
+        return CTL_FAILED;
+    }
     /* A copy of the device's fd that a shell let us inherit would make the unbinding wait for ourselves, for ever. */
     close_range(3, ~0u, 0);
     for (int i = 0; i < n; i++) {

@@ -49,6 +49,21 @@ static void offer_devices(const char *prefix) {
         closedir(d);
 }
 
+unsigned ctl_verb_options(const struct ctl_verb *v, const char *first) {
+    if (!v->session_words)
+        return v->options;
+    for (const char *const *w = v->session_words; first && *w; w++)
+        if (strcmp(*w, first) == 0)
+            return v->options;
+    return v->options & ~(unsigned)CTL_OPT_SESSION;
+}
+
+static void offer_options(const struct ctl_verb *v, const char *first, const char *prefix) {
+    for (const struct ctl_option_word *w = ctl_option_words; w->word; w++)
+        if (!v || !w->option || (w->option & ctl_verb_options(v, first)))
+            offer(w->word, prefix);
+}
+
 static const struct ctl_verb *verb_of(const char *word, size_t size) {
     for (unsigned i = 0; i < ctl_n_verbs; i++)
         if (ctl_verbs[i].help && strlen(ctl_verbs[i].name) == size && strncmp(ctl_verbs[i].name, word, size) == 0)
@@ -60,20 +75,23 @@ int cmd_complete(struct ctl *ctl, int n, char **args) {
     static const char *const json_words[] = {"--json=short", "--json=pretty", "--json=off", NULL};
     const struct ctl_verb *v = NULL;
     const char *p = args[0];
+    char first[16] = "";
     int words = 0; /* that are no options, after the program's name and before the one to complete */
     (void)ctl, (void)n;
 
     for (const char *end; (end = strchr(p, ' ')); p = end + 1) {
         if (end == p || *p == '-')
             continue;
+        if (words == 2)
+            snprintf(first, sizeof first, "%.*s", (int)(end - p), p);
         if (words == 1)
             v = verb_of(p, (size_t)(end - p));
         words++;
     }
-    if (strncmp(p, "--json=", 7) == 0) {
+    if (strncmp(p, "--json=", 7) == 0 && (!v || (v->options & CTL_OPT_JSON))) {
         offer_all(json_words, p);
     } else if (*p == '-') {
-        offer_all(ctl_option_words, p);
+        offer_options(v, first, p);
     } else if (words <= 1) {
         for (unsigned i = 0; i < ctl_n_verbs; i++)
             if (ctl_verbs[i].help)

@@ -10,9 +10,9 @@
 
 static const struct grid_column session_columns[] = {
     {"session", "SESSION", GRID_NUMBER}, {"state", "STATE", GRID_TEXT},      {"client", "CLIENT", GRID_TEXT},
-    {"client_pid", "PID", GRID_NUMBER},  {"client_uid", "UID", GRID_NUMBER}, {"lease", "LEASE", GRID_BYTES},
-    {"started", "STARTED", GRID_TIME},   {"pid", "SERVED BY", GRID_NUMBER},  {"uid", NULL, GRID_NUMBER},
-    {"admin", NULL, GRID_FLAG},          {"devices", "DEVICES", GRID_WORDS},
+    {"name", "NAME", GRID_TEXT},         {"client_pid", "PID", GRID_NUMBER}, {"client_uid", "UID", GRID_NUMBER},
+    {"lease", "LEASE", GRID_BYTES},      {"started", "STARTED", GRID_TIME},  {"pid", "SERVED BY", GRID_NUMBER},
+    {"uid", NULL, GRID_NUMBER},          {"admin", NULL, GRID_FLAG},         {"devices", "DEVICES", GRID_WORDS},
 };
 
 static void add_sessions(struct grid *g, uint32_t own, const VfioBroker__InspectReply *reply) {
@@ -24,6 +24,7 @@ static void add_sessions(struct grid *g, uint32_t own, const VfioBroker__Inspect
         grid_number(g, row->session);
         grid_text(g, row->state);
         grid_text(g, row->client);
+        grid_text(g, ""); /* see add_names() */
         grid_number(g, row->client_pid);
         grid_number(g, row->client_uid);
         grid_number(g, row->lease);
@@ -32,6 +33,33 @@ static void add_sessions(struct grid *g, uint32_t own, const VfioBroker__Inspect
         grid_number(g, row->uid);
         grid_number(g, row->admin);
         grid_words(g, row->devices, row->n_devices);
+    }
+}
+
+#define SESSION_COLUMN_STATE 1
+#define SESSION_COLUMN_NAME  3
+
+static const struct grid_column name_columns[] = {{"name", NULL, GRID_TEXT}};
+
+static void add_name(struct grid *g, uint32_t session, const VfioBroker__InspectReply *reply) {
+    (void)session;
+    grid_text(g, reply->usage ? reply->usage->name : "");
+}
+
+/* What clients call themselves is known to their sessions only. One that hangs costs the daemon's patience with it, so
+ * after the first the names of the rest stay empty. */
+static void add_names(struct ctl *ctl, struct grid *g) {
+    for (size_t i = 0; i < grid_rows(g) && !g->failed; i++) {
+        GRID struct grid name = GRID_INIT(name_columns);
+
+        if (strcmp(grid_cell(g, i, SESSION_COLUMN_STATE)->text, "serving") != 0)
+            continue;
+        int r = ctl_try(ctl, VFIO_BROKER__INSPECT_KIND__INSPECT_USAGE, (uint32_t)grid_cell(g, i, 0)->number, add_name,
+                        &name);
+        if (r == 0 && !name.failed && grid_rows(&name) == 1)
+            grid_replace(g, i, SESSION_COLUMN_NAME, &name);
+        else if (r != 0 && r != VFB_NOT_FOUND)
+            return;
     }
 }
 
@@ -152,6 +180,7 @@ static const struct kind {
 };
 #define N_KINDS (sizeof kinds / sizeof *kinds)
 const char *const cmd_list_words[] = {"sessions", "spaces", "mappings", "memory", "devices", NULL};
+const char *const cmd_list_session_words[] = {"spaces", "mappings", "memory", NULL};
 
 int cmd_list(struct ctl *ctl, int n, char **args) {
     const char *name = n > 0 ? args[0] : "sessions";
@@ -173,6 +202,10 @@ int cmd_list(struct ctl *ctl, int n, char **args) {
     status = ctl_connect(ctl);
     if (status == CTL_OK)
         status = k->per_session ? ctl_ask_sessions(ctl, k->kind, k->add, &g) : ctl_ask(ctl, k->kind, 0, k->add, &g);
+    if (status == CTL_OK && k->add == add_sessions) {
+        ctl_note_none(ctl, grid_rows(&g));
+        add_names(ctl, &g);
+    }
     if (status != CTL_OK && grid_rows(&g) == 0)
         return status;
     shown = ctl_show(ctl, &g, k->name, false);

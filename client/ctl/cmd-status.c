@@ -3,6 +3,7 @@
 
 #include "client/ctl/ctl.h"
 
+#define COLUMN_LEASED 9
 static const struct grid_column columns[] = {
     {"program", "Version", GRID_TEXT},
     {"backend", "Backend", GRID_TEXT},
@@ -38,6 +39,24 @@ static void add(struct grid *g, uint32_t session, const VfioBroker__InspectReply
     grid_number(g, row->grants);
 }
 
+/* What vfio-brokerctl's own session adds to the sum. */
+static const struct grid_column own_columns[] = {{"lease", NULL, GRID_BYTES}};
+
+static void add_own(struct grid *g, uint32_t session, const VfioBroker__InspectReply *reply) {
+    (void)session;
+    grid_number(g, reply->usage ? reply->usage->lease : 0);
+}
+
+static void subtract_own(struct ctl *ctl, struct grid *g) {
+    GRID struct grid own = GRID_INIT(own_columns);
+    struct grid_cell *leased = &g->cells[COLUMN_LEASED];
+
+    if (ctl_try(ctl, VFIO_BROKER__INSPECT_KIND__INSPECT_USAGE, 0, add_own, &own) != 0 || grid_rows(&own) != 1)
+        return;
+    uint64_t n = (uint64_t)grid_cell(&own, 0, 0)->number, sum = (uint64_t)leased->number;
+    leased->number = (int64_t)(sum > n ? sum - n : 0);
+}
+
 int cmd_status(struct ctl *ctl, int n, char **args) {
     GRID struct grid g = GRID_INIT(columns);
     int status = ctl_connect(ctl);
@@ -51,5 +70,6 @@ int cmd_status(struct ctl *ctl, int n, char **args) {
         ctl_say("the broker told no status");
         return CTL_FAILED;
     }
+    subtract_own(ctl, &g);
     return ctl_show(ctl, &g, "status", true);
 }

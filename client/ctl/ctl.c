@@ -14,33 +14,35 @@
 
 const struct ctl_verb ctl_verbs[] = {
     {"status", "", "Show the broker", "Shows the daemon: version, backend, policy, sessions, devices, leased memory.\n",
-     LOOK, 0, 0, cmd_status, NULL},
+     LOOK, 0, 0, cmd_status, NULL, NULL},
     {"list", "[sessions|spaces|mappings|memory|devices]", "List what there is (sessions)",
      "Lists sessions (the default), or the spaces, mappings or memory of all sessions, or of the one that --session=\n"
-     "names, or the devices. Without administrator's rights only what is granted to this user is shown.\n",
-     LOOK | CTL_OPT_SESSION, 0, 1, cmd_list, cmd_list_words},
+     "names, or the devices. An administrator sees all sessions and devices, others the sessions of their own uid and "
+     "what\n"
+     "is granted to them. The session of vfio-brokerctl itself is left out.\n",
+     LOOK | CTL_OPT_SESSION, 0, 1, cmd_list, cmd_list_words, cmd_list_session_words},
     {"usage", "", "Show memory used, leased and its limits",
      "Shows for each session, or for the one that --session= names, how much memory it has pinned (used), may pin\n"
-     "without asking again (lease) and may pin at most (limit), and by whose limit. Without administrator's rights it\n"
-     "shows what a client of this user would have.\n",
-     LOOK | CTL_OPT_SESSION, 0, 0, cmd_usage, NULL},
+     "without asking again (lease) and may pin at most (limit), and by whose limit. An administrator\n"
+     "sees all sessions, others those of their own uid. The session of vfio-brokerctl itself is left out.\n",
+     LOOK | CTL_OPT_SESSION, 0, 0, cmd_usage, NULL, NULL},
     {"bind", "ADDRESS...", "Give PCI devices to vfio-pci",
      "Takes each PCI device from its host driver and gives it to vfio-pci, so that it can be claimed. The host loses "
      "the\n"
      "device: check first that nothing there needs it. For root; needs no broker. Each address has --deadline= "
      "seconds.\n",
-     CTL_OPT_JSON | CTL_OPT_DEADLINE, 1, -1, cmd_bind, NULL},
+     CTL_OPT_JSON | CTL_OPT_DEADLINE, 1, -1, cmd_bind, NULL, NULL},
     {"unbind", "ADDRESS...", "Give PCI devices back to their host drivers",
      "Takes each PCI device from vfio-pci and gives it back to its host driver. It cannot finish while any process "
      "has\n"
      "the device open: after --deadline= seconds it gives up, and the kernel finishes when the device is closed. For "
      "root;\n"
      "needs no broker.\n",
-     CTL_OPT_JSON | CTL_OPT_DEADLINE, 1, -1, cmd_unbind, NULL},
+     CTL_OPT_JSON | CTL_OPT_DEADLINE, 1, -1, cmd_unbind, NULL, NULL},
     {"completion", "", "Print a completion script for bash",
      "Prints a script for bash that asks vfio-brokerctl itself. In ~/.bashrc:  . <(vfio-brokerctl completion)\n", 0, 0,
-     0, cmd_completion, NULL},
-    {"__complete", "LINE", NULL, NULL, 0, 1, 1, cmd_complete, NULL}, /* what that script calls */
+     0, cmd_completion, NULL, NULL},
+    {"__complete", "LINE", NULL, NULL, 0, 1, 1, cmd_complete, NULL, NULL}, /* what that script calls */
 };
 const unsigned ctl_n_verbs = sizeof ctl_verbs / sizeof *ctl_verbs;
 
@@ -54,8 +56,15 @@ static const struct option options[] = {
     {"version", no_argument, NULL, OPT_VERSION},
     {NULL, 0, NULL, 0},
 };
-const char *const ctl_option_words[] = {
-    "--json=", "--socket=", "--session=", "--deadline=", "--help", "--version", NULL};
+const struct ctl_option_word ctl_option_words[] = {
+    {"--json=", CTL_OPT_JSON},
+    {"--socket=", CTL_OPT_SOCKET},
+    {"--session=", CTL_OPT_SESSION},
+    {"--deadline=", CTL_OPT_DEADLINE},
+    {"--help", 0},
+    {"--version", 0},
+    {NULL, 0},
+};
 
 static const struct {
     unsigned option;
@@ -63,7 +72,7 @@ static const struct {
 } option_help[] = {
     {CTL_OPT_JSON, "      --json=short|pretty|off  JSON instead of a table\n"},
     {CTL_OPT_SOCKET, "      --socket=PATH            The broker's socket (default " VFB_SOCKET ")\n"},
-    {CTL_OPT_SESSION, "      --session=NUMBER         Only this session (list, usage)\n"},
+    {CTL_OPT_SESSION, "      --session=NUMBER         Only this session (spaces, mappings, memory; usage)\n"},
     {CTL_OPT_DEADLINE,
      "      --deadline=SECONDS       How long to wait for the kernel, 1 to 86400 (bind, unbind: 30)\n"},
 };
@@ -77,11 +86,12 @@ static void help_options(unsigned which) {
     puts("      --version                Version of this program");
 }
 
-static int help(const struct ctl_verb *v) {
+static int help(const struct ctl_verb *v, const char *first) {
     if (v) {
         printf("Usage: vfio-brokerctl %s%s%s [OPTION...]\n\n%s", v->name, *v->arguments ? " " : "", v->arguments,
                v->help);
-        help_options(v->options);
+        /* Without an argument: what goes with any. */
+        help_options(first ? ctl_verb_options(v, first) : v->options);
         return CTL_OK;
     }
     puts("Usage: vfio-brokerctl COMMAND [ARGUMENT...] [OPTION...]\n\n"
@@ -222,7 +232,7 @@ int main(int argc, char **argv) {
         }
     }
     if (said.help)
-        return flushed(help(v));
+        return flushed(help(v, optind + 1 < argc ? argv[optind + 1] : NULL));
     if (!v) {
         ctl_say("which command? See vfio-brokerctl --help");
         return CTL_USAGE;

@@ -20,6 +20,7 @@ struct ctl {
     bool has_session;
     uint32_t session;
     unsigned deadline; /* seconds */
+    bool none_of_uid;  /* this user has no sessions, and may see no others */
     struct vfb_client *client;
 };
 
@@ -32,11 +33,18 @@ struct ctl_verb {
     int min_args, max_args;                          /* -1: any number */
     int (*run)(struct ctl *ctl, int n, char **args); /* returns an enum ctl_exit */
     const char *const *words;                        /* what the first argument may be, NULL-terminated; or NULL */
+    const char *const *session_words;                /* with which of them --session= goes; NULL: it needs none */
 };
 extern const struct ctl_verb ctl_verbs[];
 extern const unsigned ctl_n_verbs;
-/* NULL-terminated; with the = of those that take a value. */
-extern const char *const ctl_option_words[];
+/* Ends with a NULL word. `word` has the = of those that take a value; option: 0 for what goes with every verb. */
+struct ctl_option_word {
+    const char *word;
+    unsigned option;
+};
+extern const struct ctl_option_word ctl_option_words[];
+/* Which options the verb takes with that first argument (NULL: not said yet). */
+unsigned ctl_verb_options(const struct ctl_verb *v, const char *first);
 
 int cmd_status(struct ctl *ctl, int n, char **args);
 int cmd_list(struct ctl *ctl, int n, char **args);
@@ -45,7 +53,7 @@ int cmd_bind(struct ctl *ctl, int n, char **args);
 int cmd_unbind(struct ctl *ctl, int n, char **args);
 int cmd_completion(struct ctl *ctl, int n, char **args);
 int cmd_complete(struct ctl *ctl, int n, char **args);
-extern const char *const cmd_list_words[];
+extern const char *const cmd_list_words[], *const cmd_list_session_words[];
 
 /* "vfio-brokerctl: …" on stderr. */
 void ctl_say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -54,10 +62,14 @@ void ctl_say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 int ctl_connect(struct ctl *ctl);
 /* Calls fn for each page. session: 0 for our own. */
 typedef void (*ctl_page_fn)(struct grid *g, uint32_t session, const VfioBroker__InspectReply *reply);
+/* Says nothing; 0 or what the library returned. */
+int ctl_try(struct ctl *ctl, VfioBroker__InspectKind kind, uint32_t session, ctl_page_fn fn, struct grid *g);
 int ctl_ask(struct ctl *ctl, VfioBroker__InspectKind kind, uint32_t session, ctl_page_fn fn, struct grid *g);
-/* The same for the session that --session names, or else for all sessions that we may see, without vfio-brokerctl's own;
- * for our own if we may see no others. Sessions that end meanwhile are left out. */
+/* The same for the session that --session names, or else for all sessions that we may see, without vfio-brokerctl's own.
+ * Sessions that end meanwhile are left out. */
 int ctl_ask_sessions(struct ctl *ctl, VfioBroker__InspectKind kind, ctl_page_fn fn, struct grid *g);
+/* So many sessions are listed, without our own: for what ctl_show() says of an empty list. */
+void ctl_note_none(struct ctl *ctl, size_t sessions);
 /* Writes the grid as --json says. */
 int ctl_show(const struct ctl *ctl, const struct grid *g, const char *what, bool single);
 

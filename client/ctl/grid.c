@@ -85,3 +85,12 @@ void grid_number(struct grid *g, uint64_t n) {
     if (cell)
         cell->number = (int64_t)n;
 }
+
+void grid_replace(struct grid *g, size_t row, size_t column, struct grid *with) {
+    struct grid_cell *to = &g->cells[row * g->n_columns + column];
+
+    assert(g->columns[column].type == with->columns[0].type);
+    free(to->text);
+    *to = with->cells[0];
+    with->cells[0].text = NULL;
+}

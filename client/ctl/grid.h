@@ -46,6 +46,8 @@ struct grid {
 void grid_fini(struct grid *g);
 void grid_text(struct grid *g, const char *text); /* NULL is "" */
 void grid_words(struct grid *g, char *const *words, size_t n);
+/* Puts another grid's first cell, of the same type, in place of one; the other's is empty then. */
+void grid_replace(struct grid *g, size_t row, size_t column, struct grid *with);
 /* Every other type. */
 void grid_number(struct grid *g, uint64_t n);
 

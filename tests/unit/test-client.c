@@ -58,6 +58,11 @@ static void test_no_broker(void **state) {
     memset(longer, 'a', sizeof longer);
     longer[199] = 0;
     assert_int_equal(vfb_connect(c, longer, NULL), -ENAMETOOLONG);
+    assert_non_null(strstr(vfb_error(c)->text, "is a vfio-brokerd started there?"));
+    unlink(fake_path);
+    close(open(fake_path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+    assert_int_equal(vfb_connect(c, fake_path, NULL), -ECONNREFUSED);
+    assert_non_null(strstr(vfb_error(c)->text, "is not a socket"));
     unlink(fake_path);
     start(script_greet, 1); /* the same client can try again, by the environment's fake_path */
     setenv(VFB_SOCKET_ENV, fake_path, 1);

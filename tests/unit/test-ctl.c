@@ -23,7 +23,7 @@
 /* In vfio-brokerctl's main file, which is not linked here. */
 const struct ctl_verb ctl_verbs[] = {{.name = "none"}};
 const unsigned ctl_n_verbs = 0;
-const char *const ctl_option_words[] = {NULL};
+const struct ctl_option_word ctl_option_words[] = {{NULL, 0}};
 
 /* ---- what is printed ------------------------------------------------------------------------------------------ */
 
@@ -123,6 +123,29 @@ static void test_sizes(void **state) {
     assert_string_equal(size_text(3ull << 40).s, "3 TiB");
     assert_string_equal(size_text(1ull << 63).s, "8 EiB");
     assert_string_equal(size_text(UINT64_MAX).s, "unlimited");
+}
+
+static void test_replace(void **state) {
+    static const struct grid_column one[] = {{"text", "TEXT", GRID_TEXT}};
+    (void)state;
+    GRID struct grid g = GRID_INIT(columns);
+    GRID struct grid with = GRID_INIT(one);
+    add(&g, "old", 1, 2, 3, NULL, 0);
+    grid_text(&with, "new");
+    grid_replace(&g, 0, 0, &with);
+    assert_string_equal(grid_cell(&g, 0, 0)->text, "new");
+}
+
+/* ---- options -------------------------------------------------------------------------------------------------- */
+
+static void test_options(void **state) {
+    const struct ctl_verb list = {.options = CTL_OPT_JSON | CTL_OPT_SESSION, .session_words = cmd_list_session_words};
+    const struct ctl_verb usage = {.options = CTL_OPT_JSON | CTL_OPT_SESSION};
+    (void)state;
+    assert_int_equal(ctl_verb_options(&usage, NULL), CTL_OPT_JSON | CTL_OPT_SESSION);
+    assert_int_equal(ctl_verb_options(&list, "mappings"), CTL_OPT_JSON | CTL_OPT_SESSION);
+    assert_int_equal(ctl_verb_options(&list, "sessions"), CTL_OPT_JSON);
+    assert_int_equal(ctl_verb_options(&list, NULL), CTL_OPT_JSON);
 }
 
 /* ---- addresses ------------------------------------------------------------------------------------------------ */
@@ -303,6 +326,8 @@ int main(void) {
         cmocka_unit_test(test_table),
         cmocka_unit_test(test_json),
         cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_replace),
+        cmocka_unit_test(test_options),
         cmocka_unit_test(test_addresses),
         cmocka_unit_test_setup_teardown(test_bind, setup, teardown),
         cmocka_unit_test_setup_teardown(test_failures, setup, teardown),
