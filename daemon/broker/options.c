@@ -8,6 +8,9 @@
 #include "broker/policy.h"
 #include "config.h"
 
+#define EMULATED_MAX  1024u
+#define UID_COUNT_MAX (1u << 24)
+
 static const char help[] =
     "usage: vfio-brokerd [OPTION...]\n"
     "Owns the kernel's DMA-mapping objects on behalf of unprivileged VMMs and userspace drivers.\n\n"
@@ -15,8 +18,8 @@ static const char help[] =
     "  --runtime-dir=DIR        sockets live here (default: /run/vfio-broker)\n"
     "  --policy=FILE            who may have what (default: " SYSCONFDIR "/vfio-broker/policy.json)\n"
     "  --backend=NAME           auto, iommufd or emulated; auto is iommufd, or emulated with --session-uids=none\n"
-    "  --emulated-devices=N     devices emulated:0 to N-1 of the emulated backend (default: 2)\n"
-    "  --session-uids=FIRST-N   N uids from FIRST on for session processes (default: %u-%u)\n"
+    "  --emulated-devices=N     devices emulated:0 to N-1 of the emulated backend, 1 to %u (default: 2)\n"
+    "  --session-uids=FIRST-COUNT  COUNT uids from FIRST on for session processes (default: %u-%u)\n"
     "                 none      run them under our own uid: for development, emulated backend only\n"
 #ifdef VB_TEST_HOOKS
     "  --test-lie=BYTES         sessions believe to have that much more lease\n"
@@ -79,7 +82,7 @@ static bool parse_uids(const char *s, struct vb_options *o) {
     }
     /* (uid_t)-1 is nobody's, and 0 would be root's. */
     return parse_number(s, UINT32_MAX - 1, &o->uid_first, &end) && *end == '-' &&
-           parse_number(end + 1, 1u << 24, &o->uid_count, &end) && !*end && o->uid_first > 0 && o->uid_count > 0 &&
+           parse_number(end + 1, UID_COUNT_MAX, &o->uid_count, &end) && !*end && o->uid_first > 0 && o->uid_count > 0 &&
            o->uid_count <= UINT32_MAX - o->uid_first;
 }
 
@@ -92,6 +95,31 @@ static bool parse_backend(const char *s, enum vb_backend_choice *ret) {
             return true;
         }
     return false;
+}
+
+/* What --name=value may be. */
+static void say_impossible(const char *name, int c, const char *value) {
+    fprintf(stderr, "vfio-brokerd: --%s=%s is not possible: ", name, value);
+    switch (c) {
+    case OPT_BACKEND:
+        fputs("it is auto, iommufd or emulated\n", stderr);
+        break;
+    case OPT_EMULATED:
+        fprintf(stderr, "it is a number from 1 to %u\n", EMULATED_MAX);
+        break;
+    case OPT_UIDS:
+        fprintf(
+            stderr,
+            "it is FIRST-COUNT, the first uid (1 or more) and how many from there on (1 to %u, within 32 bits), such "
+            "as %u-%u; or none\n",
+            UID_COUNT_MAX, VB_SESSION_UID_FIRST, VB_SESSION_UID_COUNT);
+        break;
+    case OPT_LIE:
+        fputs("it is a size such as \"1 MiB\"\n", stderr);
+        break;
+    default:
+        fputs("it must not be empty\n", stderr);
+    }
 }
 
 static bool parse_one(int c, struct vb_options *o) {
@@ -110,7 +138,7 @@ static bool parse_one(int c, struct vb_options *o) {
     case OPT_BACKEND:
         return parse_backend(optarg, &o->backend);
     case OPT_EMULATED:
-        return parse_number(optarg, 1024, &o->emulated_devices, &end) && !*end && o->emulated_devices > 0;
+        return parse_number(optarg, EMULATED_MAX, &o->emulated_devices, &end) && !*end && o->emulated_devices > 0;
     case OPT_UIDS:
         return parse_uids(optarg, o);
     case OPT_LIE:
@@ -135,7 +163,7 @@ int vb_options_parse(int argc, char **argv, struct vb_options *ret) {
 
     while ((c = getopt_long(argc, argv, "", names, &index)) != -1) {
         if (c == OPT_HELP) {
-            printf(help, VB_SESSION_UID_FIRST, VB_SESSION_UID_COUNT);
+            printf(help, EMULATED_MAX, VB_SESSION_UID_FIRST, VB_SESSION_UID_COUNT);
             return EXIT_SUCCESS;
         }
         if (c == OPT_VERSION) {
@@ -145,7 +173,7 @@ int vb_options_parse(int argc, char **argv, struct vb_options *ret) {
         if (c == '?')
             return EXIT_FAILURE;
         if (!parse_one(c, &o)) {
-            fprintf(stderr, "vfio-brokerd: --%s=%s is not possible; see --help\n", names[index].name, optarg);
+            say_impossible(names[index].name, c, optarg);
             return EXIT_FAILURE;
         }
     }

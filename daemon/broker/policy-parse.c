@@ -51,8 +51,9 @@ static int get_number(const struct place *at, const char *key, struct json_objec
     /* Negative numbers read as 0 with get_uint64, and as what they are with get_int64. */
     uint64_t n = json_object_get_uint64(v);
     if (json_object_get_int64(v) < 0 || n < min || n > max)
-        return bad(at, key, "is %s, but must be between %llu and %llu", json_object_get_string(v),
-                   (unsigned long long)min, (unsigned long long)max);
+        return min == max ? bad(at, key, "is %s, but must be %llu", json_object_get_string(v), (unsigned long long)min)
+                          : bad(at, key, "is %s, but must be between %llu and %llu", json_object_get_string(v),
+                                (unsigned long long)min, (unsigned long long)max);
     *ret = n;
     return 0;
 }
@@ -259,6 +260,9 @@ static struct json_object *parse_json(const struct place *at, const char *text, 
         end++;
     if (root && error == json_tokener_success && end == size)
         return root;
+    /* What ends too early does so on its last line, not on the one that a newline at its end would begin. */
+    while (error == json_tokener_continue && end > 0 && strchr(" \t\r\n", text[end - 1]))
+        end--;
     for (size_t i = 0; i < end && i < size; i++)
         line += text[i] == '\n';
     json_object_put(root);

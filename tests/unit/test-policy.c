@@ -37,6 +37,8 @@ static void test_refusals_name_file_and_key(void **state) {
     } cases[] = {
         {"", "p.json: line 1: not JSON"},
         {"{", "p.json: line 1: not JSON: it ends too early"},
+        {"{\n", "p.json: line 1: not JSON: it ends too early"},
+        {"{\n\"version\": 1,\n\n", "line 2: not JSON: it ends too early"},
         {"{}\n\n x", "line 3: not JSON"},
         {"{\"version\":1,}", "not JSON"},
         {"{/*no*/}", "not JSON"},
@@ -46,7 +48,7 @@ static void test_refusals_name_file_and_key(void **state) {
         {"null", "not JSON"},
         {"{}", "version is missing"},
         {"{\"version\":1}", "grants is missing"},
-        {"{\"version\":2,\"grants\":[]}", "version is 2"},
+        {"{\"version\":2,\"grants\":[]}", "version is 2, but must be 1"},
         {"{\"version\":1.0,\"grants\":[]}", "version must be a whole number"},
         {"{\"version\":\"1\",\"grants\":[]}", "version must be a whole number"},
         {"{\"version\":1,\"grants\":null}", "grants must be an array"},
