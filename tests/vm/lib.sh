@@ -20,6 +20,11 @@ need_packages() {
 		[ "$state" = installed ] || missing+=("$p")
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0
+	if [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; then
+		say "Debian packages are missing, and there is no sudo. Run as root:"
+		printf '  apt-get update && apt-get install -y --no-install-recommends %s\n' "${missing[*]}" >&2
+		exit 1
+	fi
 	say "installing Debian packages: ${missing[*]}"
 	as_root env DEBIAN_FRONTEND=noninteractive apt-get -q \
 		-o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}" >&2 && return
