@@ -53,6 +53,17 @@ int vb_packet_recv(int sock, void *buf, size_t size, int flags, struct vb_packet
 }
 
 int vb_packet_recv_no_fds(int sock, void *buf, size_t size, int flags, struct vb_packet *ret_packet) {
+    struct msghdr h = {.msg_iov = NULL};
+    ssize_t n;
+
+    *ret_packet = (struct vb_packet)VB_PACKET_INIT;
+    do
+        n = recvmsg(sock, &h, flags | MSG_PEEK);
+    while (n < 0 && errno == EINTR);
+    if (n < 0)
+        return errno == EWOULDBLOCK ? -EAGAIN : -errno;
+    if (h.msg_flags & MSG_CTRUNC)
+        return -EMSGSIZE;
     return receive(sock, buf, size, flags, false, ret_packet);
 }
 
@@ -88,6 +99,10 @@ int vb_packet_steal_fd(struct vb_packet *p, unsigned i) {
     int fd = p->fds[i];
     p->fds[i] = -1;
     return fd;
+}
+
+void vb_packet_abandon(struct vb_packet *p) {
+    p->n_fds = 0;
 }
 
 void vb_packet_close(struct vb_packet *p) {

@@ -24,12 +24,15 @@ struct vb_packet {
  * protocol; or another negative errno. EINTR is handled. Every received fd is close-on-exec, and in ret_packet whatever
  * the return value is: the caller decides who closes it, since close(2) of a hostile fd may wait (session/client.c). */
 int vb_packet_recv(int sock, void *buf, size_t size, int flags, struct vb_packet *ret_packet);
-/* The same without taking fds: the kernel drops them before they are ours, and the packet is -EMSGSIZE. */
+/* The same without taking fds: a packet that has some is -EMSGSIZE and stays in the queue. (To receive it without room for
+ * fds would not do: the kernel then closes them in this process, net/core/scm.c.) */
 int vb_packet_recv_no_fds(int sock, void *buf, size_t size, int flags, struct vb_packet *ret_packet);
 /* Sends one packet, all or nothing, never raises SIGPIPE. fds stay the caller's. 0, -EAGAIN, -EPIPE, ... */
 int vb_packet_send(int sock, const void *data, size_t size, const int *fds, unsigned n_fds, int flags);
 /* The i-th fd becomes the caller's; -1 when there is none. */
 int vb_packet_steal_fd(struct vb_packet *p, unsigned i);
 void vb_packet_close(struct vb_packet *p);
+/* The fds stay open for good: they may be anything, and closing them may wait. */
+void vb_packet_abandon(struct vb_packet *p);
 
 #endif

@@ -194,18 +194,22 @@ static uint32_t io_leftovers(struct vb_backend *b) {
 }
 
 /* The session that made these objects is dead; a client may still have its devices open and attach them to any IOAS, but
- * nobody can map any more. Twice: to see that what was emptied first is empty still costs little. */
-static void io_take_over(struct vb_backend *b) {
+ * nobody can map any more. What a killed process was in the middle of comes to its end first (COPY and pinning do not
+ * stop for a signal): until then UNMAP says EBUSY (io_pagetable.c, iopt_unmap_iova_range) and it is not done. */
+static bool io_take_over(struct vb_backend *b) {
+    bool empty = true;
     struct vb_iommufd *io = iommufd(b);
     uint32_t id, pass;
 
     io->n_left = 0;
     for (pass = 0; pass < 2; pass++)
         for (id = 1; id <= VB_IOMMUFD_IDS; id++)
-            vb_iommufd_unmap_all(io, id); /* ENOENT for whatever is no IOAS */
+            if (vb_iommufd_unmap_all(io, id) == -EBUSY) /* ENOENT for whatever is no IOAS */
+                empty = false;
     for (id = 1; id <= VB_IOMMUFD_IDS; id++)
         if (vb_iommufd_has_device(io, id))
             io->left[io->n_left++] = id;
+    return empty;
 }
 
 static void io_close(struct vb_backend *b) {

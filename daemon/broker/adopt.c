@@ -4,11 +4,14 @@
  * client is that of the client's socket that it shows (accepted at our own path), its lease is its RLIMIT_MEMLOCK, its
  * context is an iommufd. Devices are booked when they exist and nobody else has them. */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "broker/closer.h"
 #include "broker/record.h"
 #include "host/iommu.h"
 #include "proto/cleanup.h"
@@ -38,23 +41,22 @@ static void on_patience(evutil_socket_t fd, short what, void *arg) {
 
 void vb_sessions_knock(struct vb_broker *b, int fd) {
     VB_PEER struct vb_peer peer = VB_PEER_INIT;
-    VB_FD int sock = fd;
+    int n = vb_peer_read(fd, b->options.proc, &peer);
+    bool may = n == 0 && may_knock(b, &peer);
 
-    if (vb_peer_read(sock, b->options.proc, &peer) < 0)
-        return;
-    if (!may_knock(b, &peer)) {
+    if (n == 0 && !may)
         vb_log_limited(&b->refused, LOG_NOTICE, "uid %u (pid %d %s) has no business at %s", peer.uid, (int)peer.pid,
                        peer.comm, b->sessions.path);
+    struct vb_record *r = may ? vb_record_new(b) : NULL;
+    if (!r) {
+        vb_close_client(fd);
         return;
     }
-    struct vb_record *r = vb_record_new(b);
-    if (!r)
-        return;
     r->pid = peer.pid;
     r->uid = peer.uid;
     r->started = vb_proc_started(peer.start);
     r->pidfd = vb_steal_fd(&peer.pidfd);
-    if (vb_record_watch(r) < 0 || vb_record_link(r, vb_steal_fd(&sock)) < 0) {
+    if (vb_record_link(r, fd) < 0 || vb_record_watch(r) < 0) {
         vb_record_free(r);
         return;
     }
@@ -96,6 +98,23 @@ static int read_lease(struct vb_record *r, uint64_t *ret, struct vb_error *e) {
     return 0;
 }
 
+/* It has no account, so it must have nothing pinned, and can pin nothing any more. */
+static int check_pays_nothing(struct vb_record *r, struct vb_error *e) {
+    static const struct rlimit none = {0, 0};
+    struct vb_proc_status status;
+
+    if (!r->broker->iommufd)
+        return 0;
+    if (prlimit(r->pid, RLIMIT_MEMLOCK, &none, NULL) < 0)
+        return vb_fail(e, -errno, "cannot set the memory limit of pid %d", (int)r->pid);
+    int n = vb_proc_status(r->broker->options.proc, r->pid, &status);
+    if (n < 0)
+        return vb_fail(e, n, "cannot read the limits of pid %d", (int)r->pid);
+    return status.locked ? vb_refuse(e, VB_DENIED, "it says that it only holds devices, but has %s pinned",
+                                     VB_SIZE(status.locked))
+                         : 0;
+}
+
 static int adopt_account(struct vb_record *r, struct vb_error *e) {
     struct vb_broker *b = r->broker;
     uint64_t lease = 0;
@@ -120,10 +139,10 @@ static int adopt_devices(struct vb_record *r, char *const *list, size_t n_list, 
     for (size_t i = 0; i < n_list; i++) {
         int n = vb_register_adopt(&r->broker->devices, r->id, r->peer.pid, list[i], held, e);
 
-        if (n == VB_NOT_FOUND) /* it left the host while no daemon ran */
-            vb_log(LOG_NOTICE, "session %u: %s", r->id, e->text);
-        else if (n != 0)
+        if (n < 0)
             return n;
+        if (n != 0) /* it left the host while no daemon ran, or another session says the same of it */
+            vb_log(LOG_WARNING, "session %u is not given what it says it has: %s", r->id, e->text);
     }
     return 0;
 }
@@ -140,10 +159,12 @@ static int adopt(struct vb_record *r, const VfioBrokerInternal__Adopt *a, struct
     if (a->holding) {
         r->peer.pid = (pid_t)(a->client_pid <= INT32_MAX ? a->client_pid : 0);
         r->peer.uid = a->client_uid;
+        if ((n = check_pays_nothing(r, e)) != 0)
+            return n;
     } else {
         if ((n = check_client(r, p->fds[i], e)) != 0)
             return n;
-        close(vb_packet_steal_fd(p, i++)); /* the session has it still */
+        r->client_fd = vb_packet_steal_fd(p, i++);
     }
     if (b->iommufd) {
         if (!vb_iommu_is(b->options.dev, p->fds[i]))
@@ -166,8 +187,12 @@ void vb_call_adopt(struct vb_record *r, const VfioBrokerInternal__Call *call, st
         vb_log_limited(&r->broker->refused, LOG_WARNING, "pid %d (uid %u) is not adopted: %s", (int)r->pid, r->uid,
                        e.text);
         vb_answer_error(r, call->serial, &e);
-        for (unsigned i = 0; i < p->n_fds; i++) /* they may be anything, and closing them may wait: they stay open */
-            p->fds[i] = -1;
+        vb_packet_abandon(p);
+        if (r->client_fd >= 0)
+            vb_close_elsewhere(r->client_fd);
+        r->client_fd = -1;
+        if (e.code == VB_DENIED) /* it lies: once is enough */
+            vb_record_signal(r, SIGKILL);
         vb_record_free(r);
         return;
     }

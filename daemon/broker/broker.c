@@ -171,6 +171,7 @@ int vb_broker_run(struct vb_broker *b) {
 }
 
 void vb_broker_free(struct vb_broker *b) {
+    b->stopping = true;
     vb_listeners_close(b);
     vb_strays_free(b);
     if (b->look)

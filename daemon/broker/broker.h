@@ -64,6 +64,7 @@ struct vb_broker {
     uint64_t last_token;
     LIST_HEAD(, vb_stray) strays;
     struct event *grace; /* pending: sessions of an earlier daemon may still come */
+    bool stopping;       /* the records end, their processes do not */
     struct event *look;  /* at records whose process does not come to its end */
 
     struct event *signals[4];

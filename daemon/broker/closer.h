@@ -6,7 +6,10 @@
 #ifndef VB_BROKER_CLOSER_H
 #define VB_BROKER_CLOSER_H
 
-/* Nobody else serves this socket (any more). What is in the queue is dropped; the peer still gets what was sent to it. */
+/* For sockets of clients and of sessions alike. It is shut down for everybody who has it; what is in the queue is dropped;
+ * the peer still gets what was sent to it. When not even a process can be started, the fd stays open. */
 void vb_close_client(int fd /* consumed */);
+/* For a socket that somebody else goes on serving, if he tells the truth: it is not shut down. */
+void vb_close_elsewhere(int fd /* consumed */);
 
 #endif

@@ -53,6 +53,8 @@ void vb_hold_start(struct vb_record *r) {
 void vb_hold_reported(struct vb_record *r) {
     vb_register_hold_all(&r->broker->devices, r->id);
     r->state = VB_RECORD_HOLDING;
+    if (r->fresh || !r->opened)
+        vb_record_unlease(r); /* not before: as long as pages are pinned, somebody pays for them */
     if (r->fresh)
         r->opened = false;
     if (!r->lost_at)

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "broker/closer.h"
 #include "broker/log.h"
 #include "proto/cleanup.h"
 
@@ -128,14 +129,17 @@ static void on_readable(evutil_socket_t fd, short what, void *arg) {
     if (r == -EAGAIN)
         return;
     if (r <= 0) {
+        vb_packet_abandon(&p);
         lost(l, r == -EMSGSIZE ? -EBADMSG : r);
         return;
     }
     const VfioBrokerInternal__ToDaemon *m = vb_link_decode(&l->buffers->arena, p.data, p.size, p.n_fds);
-    if (m)
+    if (m) {
         l->on_message(l, m, &p);
-    else
+    } else {
+        vb_packet_abandon(&p);
         lost(l, -EBADMSG);
+    }
 }
 
 void vb_link_charge(struct vb_link *l, unsigned n) {
@@ -162,7 +166,8 @@ void vb_link_close(struct vb_link *l) {
     if (l->resume)
         event_free(l->resume);
     l->readable = l->resume = NULL;
-    vb_close_p(&l->fd);
+    if (l->fd >= 0)
+        vb_close_client(l->fd); /* a session that its client took over may have left it anything */
     l->fd = -1;
 }
 

@@ -50,12 +50,9 @@ void vb_record_unlease(struct vb_record *r) {
     r->account = vb_account_put(r->account);
 }
 
-void vb_record_drop_client_fd(struct vb_record *r) {
-    if (r->client_fd < 0)
-        return;
-    if (r->pidfd >= 0 && vb_pidfd_alive(r->pidfd))
-        close(r->client_fd);
-    else
+static void drop_client_fd(struct vb_record *r) {
+    /* When the daemon ends, sessions and clients go on, and our exit closes it. */
+    if (r->client_fd >= 0 && !r->broker->stopping)
         vb_close_client(r->client_fd);
     r->client_fd = -1;
 }
@@ -71,19 +68,19 @@ void vb_record_forget_process(struct vb_record *r) {
             event_free(*events[i]);
         *events[i] = NULL;
     }
-    vb_record_drop_client_fd(r);
+    drop_client_fd(r);
     vb_close_p(&r->pidfd);
     vb_close_p(&r->status_fd);
     r->pidfd = r->status_fd = -1;
     r->pid = 0;
     r->ours = r->ends = false;
-    vb_record_unlease(r);
 }
 
 struct vb_record *vb_record_free(struct vb_record *r) {
     struct vb_broker *b = r->broker;
 
     vb_record_forget_process(r);
+    vb_record_unlease(r);
     if (r->id) {
         vb_register_release_all(&b->devices, r->id);
         b->n_sessions--;
@@ -214,12 +211,16 @@ static void on_linger(evutil_socket_t fd, short what, void *arg) {
     process_gone(r);
 }
 
+void vb_record_signal(struct vb_record *r, int sig) {
+    if (r->pidfd >= 0 && syscall(SYS_pidfd_send_signal, r->pidfd, sig, NULL, 0) < 0 && errno != ESRCH)
+        vb_log(LOG_ERR, "cannot signal pid %d: %s", (int)r->pid, strerror(errno));
+}
+
 void vb_record_kill(struct vb_record *r, const char *why) {
     vb_log_limited(&r->broker->lost, LOG_WARNING, "session %u (pid %d, client pid %d, uid %u) is killed: %s", r->id,
                    (int)r->pid, (int)r->peer.pid, r->peer.uid, why);
     vb_link_close(&r->link);
-    if (r->pidfd >= 0 && syscall(SYS_pidfd_send_signal, r->pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
-        vb_log(LOG_ERR, "cannot kill pid %d: %s", (int)r->pid, strerror(errno));
+    vb_record_signal(r, SIGKILL);
     vb_record_timer(r, LINGER_MS, on_linger);
 }
 
@@ -232,6 +233,8 @@ static void on_link_lost(struct vb_link *l, int error) {
     struct vb_record *r = l->owner;
 
     if (r->state == VB_RECORD_KNOCKING) {
+        if (error == -EBADMSG)
+            vb_record_signal(r, SIGKILL);
         vb_record_free(r);
         return;
     }

@@ -32,7 +32,7 @@ struct vb_record {
     struct vb_link link;
     int status_fd; /* of the spawn; -1 when it has come to exec */
     struct event *status;
-    int client_fd; /* the client's socket, until the exec has happened: to tell of a failure */
+    int client_fd; /* the client's socket, until the process has died: its last close may wait (closer.c) */
 
     /* its process before, which was killed and does not end: see record.c */
     int lingering_pidfd; /* -1: there is none */
@@ -69,10 +69,9 @@ void vb_record_number(struct vb_record *r, uint32_t wanted);
 int vb_record_watch(struct vb_record *r);
 /* Watches `fd` as the control socket. 0 or -ENOMEM. */
 int vb_record_link(struct vb_record *r, int fd /* consumed */);
-/* Closes our copy of the client's socket; the session has its own, unless it ended at once. */
-void vb_record_drop_client_fd(struct vb_record *r);
 /* Everything that belongs to the process, not to what it may leave. */
 void vb_record_forget_process(struct vb_record *r);
+void vb_record_signal(struct vb_record *r, int sig);
 /* Ends the process of a session that misbehaves; the rest follows when it has ended. */
 void vb_record_kill(struct vb_record *r, const char *why);
 struct vb_record *vb_record_by_id(struct vb_broker *b, uint32_t id);

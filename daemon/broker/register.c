@@ -14,8 +14,9 @@
 #include "proto/cleanup.h"
 
 /* Looking for holders reads links of every process: seldom, and not for ever, since clients can cause it. */
-#define HOLDERS_EVERY_MS 2000
-#define HOLDERS_FDS      20000
+#define HOLDERS_EVERY_MS 2000 /* of one device */
+#define HOLDERS_REST_MS  500  /* between any two searches: one takes some 30 ms */
+#define HOLDERS_FDS      5000
 #define HOLDERS_SHOWN    4
 
 #define EMULATED "emulated:"
@@ -117,9 +118,10 @@ static void find_holders(struct vb_register *r, struct vb_claim *c) {
     uint64_t now = vb_now_ms();
 
     if (!c->vfio[0] || (c->looked && now - c->looked < HOLDERS_EVERY_MS) ||
+        (r->looked && now - r->looked < HOLDERS_REST_MS) ||
         !vb_path(path, sizeof path, "%s/vfio/devices/%s", r->dev, c->vfio))
         return;
-    c->looked = now;
+    c->looked = r->looked = now;
     c->holders[0] = 0;
     size_t n = vb_proc_holders(r->proc, path, HOLDERS_FDS, pids, HOLDERS_SHOWN), used = 0;
     for (size_t i = 0; i < n; i++)

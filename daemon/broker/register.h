@@ -29,6 +29,7 @@ struct vb_register {
     const char *sys, *dev, *proc; /* roots */
     unsigned emulated;            /* number of emulated devices; when not 0 there are no others */
     LIST_HEAD(, vb_claim) claims;
+    uint64_t looked; /* when holders of any were last looked for */
 };
 
 enum vb_register_state { VB_REGISTER_FREE, VB_REGISTER_CLAIMED, VB_REGISTER_HELD, VB_REGISTER_UNUSABLE };

@@ -41,7 +41,6 @@ static void on_status(evutil_socket_t fd, short what, void *arg) {
     r->status = NULL;
     vb_close_p(&r->status_fd);
     r->status_fd = -1;
-    vb_record_drop_client_fd(r);
 }
 
 static int send_start(struct vb_record *r, const struct vb_limits *limits, bool hold) {

@@ -86,9 +86,10 @@ struct vb_backend_ops {
     /* ---- housekeeping ---- */
     void (*tick)(struct vb_backend *b);          /* retries tombstones */
     uint32_t (*leftovers)(struct vb_backend *b); /* tombstones */
-    /* Takes over the objects of a dead session: empties every IOAS of the context. Then devices_left() counts the
-     * devices that somebody still has open. Optional (NULL: nothing outlives a session of this backend). */
-    void (*take_over)(struct vb_backend *b);
+    /* Takes over the objects of a dead session: empties every IOAS of the context. True: all are empty; false: something
+     * that the dead one began is not finished, call it again. Then devices_left() counts the devices that somebody still
+     * has open. Optional (NULL: nothing outlives a session of this backend). */
+    bool (*take_over)(struct vb_backend *b);
     uint32_t (*devices_left)(struct vb_backend *b);
 };
 

@@ -258,8 +258,10 @@ void vb_client_stop(struct vb_session *s) {
         close(c->out_fd);
     c->out_fd = -1;
     c->out_size = 0;
-    if (c->fd >= 0)
+    if (c->fd >= 0) {
+        shutdown(c->fd, SHUT_RDWR); /* the daemon has it too: its last close may wait (broker/closer.c) */
         close(c->fd);
+    }
     c->fd = -1;
     if (c->in)
         munmap(c->in, VB_PACKET_MAX);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "backend/emulated.h"
 #include "backend/iommufd.h"
@@ -35,11 +36,13 @@ static int backend_for(const VfioBrokerInternal__Start *start, int *iommufd, str
 
 static void hold(struct vb_session *s, const VfioBrokerInternal__Start *start) {
     const struct vb_backend_ops *ops = s->model->backend->ops;
+    const struct timespec pause = {.tv_nsec = 5000000};
 
     s->holding = s->taken_over = true;
-    if (ops->take_over)
-        ops->take_over(s->model->backend);
-    vb_session_log(s, "took the memory away from %zu device(s) of a session that ended", start->n_held_devices);
+    while (ops->take_over && !ops->take_over(s->model->backend))
+        nanosleep(&pause, NULL);
+    if (start->n_held_devices)
+        vb_session_log(s, "took the memory away from %zu device(s) of a session that ended", start->n_held_devices);
     vb_control_holding(s);
     for (size_t i = 0; i < start->n_held_devices && i < VB_DEVICES_MAX; i++)
         vb_held_add(s, start->held_devices[i], 0);

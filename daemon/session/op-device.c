@@ -38,6 +38,8 @@ static int open_by_daemon(struct vb_session *s, const char *address, struct vb_r
     call.body_case = VFIO_BROKER_INTERNAL__CALL__BODY_DEVICE_OPEN;
     call.device_open = &body;
     int r = vb_control_call(s, &call, &answer, ret_fd, e);
+    if (r == -ETIMEDOUT) /* it may have been granted to us since */
+        vb_control_device_free(s, address);
     if (r != 0)
         return r;
     if (answer->body_case != VFIO_BROKER_INTERNAL__ANSWER__BODY_DEVICE_OPEN)

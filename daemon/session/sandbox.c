@@ -35,6 +35,8 @@ static const int allowed[] = {
     SCMP_SYS(clock_gettime64),
     SCMP_SYS(gettimeofday),
     SCMP_SYS(restart_syscall),
+    SCMP_SYS(clock_nanosleep),
+    SCMP_SYS(nanosleep),
     SCMP_SYS(timerfd_settime),
     /* packets, log lines */
     SCMP_SYS(recvmsg),
@@ -44,6 +46,7 @@ static const int allowed[] = {
     SCMP_SYS(read),
     SCMP_SYS(write),
     SCMP_SYS(connect),
+    SCMP_SYS(shutdown),
     SCMP_SYS(close),
     /* looking at a memory's file */
     SCMP_SYS(fstat),
@@ -107,7 +110,7 @@ static const unsigned long ioctls[] = {
     VFIO_DEVICE_DETACH_IOMMUFD_PT,
 };
 
-static const int fcntls[] = {F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_GET_SEALS};
+static const int fcntls[] = {F_GETFD, F_GETFL, F_DUPFD_CLOEXEC, F_GET_SEALS};
 
 /* A call that does not exist on this architecture (fstat64 on x86-64) cannot be allowed, and need not be. */
 static int tolerate(int r) {
