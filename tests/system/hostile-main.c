@@ -176,7 +176,7 @@ static void run(const struct hostile_test *t) {
     report(t->name, problem ? problem : left ? left : other, ms);
 }
 
-static const struct hostile_test *const families[] = {packet_tests, memory_tests, fuse_tests,
+static const struct hostile_test *const families[] = {packet_tests, memory_tests, fuse_tests,  linger_tests,
                                                       number_tests, life_tests,   device_tests};
 
 static bool wanted(const struct hostile_test *t, const char *only) {

@@ -31,8 +31,8 @@ struct hostile_test {
     unsigned flags;
     unsigned seconds; /* time limit; 0: 60 */
 };
-extern const struct hostile_test packet_tests[], memory_tests[], fuse_tests[], number_tests[], life_tests[],
-    device_tests[];
+extern const struct hostile_test packet_tests[], memory_tests[], fuse_tests[], linger_tests[], number_tests[],
+    life_tests[], device_tests[];
 
 /* ---- the world (hostile-world.c, hostile-main.c) ---- */
 
