@@ -41,7 +41,7 @@ static void reload_policy(struct vb_broker *b) {
     }
     vb_policy_unref(b->policy);
     b->policy = p;
-    vb_log(LOG_NOTICE, "%s is read: %u grants", p->path, p->n_grants);
+    vb_log(LOG_NOTICE, "%s is read, grants: %u", p->path, p->n_grants);
 }
 
 /* ---- backend and uids ---- */
@@ -96,7 +96,7 @@ static void on_stop(evutil_socket_t sig, short what, void *arg) {
     struct vb_broker *b = arg;
 
     (void)what;
-    vb_log(LOG_NOTICE, "stopped by signal %d; %u sessions run on", (int)sig, b->n_sessions);
+    vb_log(LOG_NOTICE, "stopped by signal %d; sessions that run on: %u", (int)sig, b->n_sessions);
     sd_notify(0, "STOPPING=1");
     event_base_loopbreak(b->base);
 }
@@ -164,7 +164,7 @@ struct vb_broker *vb_broker_new(const struct vb_options *o) {
 }
 
 int vb_broker_run(struct vb_broker *b) {
-    vb_log(LOG_NOTICE, "version " PACKAGE_VERSION ", backend %s, %u grants, serving %s",
+    vb_log(LOG_NOTICE, "version " PACKAGE_VERSION ", backend %s, grants: %u, serving %s",
            b->iommufd ? "iommufd" : "emulated", b->policy->n_grants, b->clients.path);
     sd_notifyf(0, "READY=1\nSTATUS=Serving %s, backend %s", b->clients.path, b->iommufd ? "iommufd" : "emulated");
     return event_base_dispatch(b->base) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
