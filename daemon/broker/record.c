@@ -15,10 +15,16 @@
 
 #include "broker/closer.h"
 #include "broker/record.h"
+#include "config.h"
 #include "proto/cleanup.h"
 
-/* A process that closed its control socket has nothing left to do but to end. */
-#define END_MS 300
+/* A process that closed its control socket has nothing left to do but to end; the leak check of sanitizers takes long, and
+ * must not be killed, since its helper would stay. */
+#ifdef VB_SANITIZERS
+#define END_MS 30000
+#else
+#define END_MS 2000
+#endif
 /* One that ends without anything that makes it wait takes less. */
 #define LINGER_MS 500
 

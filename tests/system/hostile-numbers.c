@@ -280,6 +280,8 @@ static void test_foreign_inspection(void) {
          kind++)
         for (uint32_t s = 1; s < mine[n - 1] + 3; s++) {
             bool listed = false;
+            if (s == 6 && mine[n - 1] > 12) /* the first, the bystander's among them, and those around our own */
+                s = mine[n - 1] - 6;
             for (size_t i = 0; i < n; i++)
                 listed |= mine[i] == s;
             int k = w_inspect(&w, kind, s, 0);
