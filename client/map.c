@@ -54,7 +54,13 @@ static int take_bytes(struct vbc_call *call, const VfioBroker__Reply *reply, str
     return 0;
 }
 
-int vfb_map(struct vfb_client *c, uint32_t space, const struct vfb_map *entries, size_t n) {
+/* `how` is NULL: wait for the reply. */
+struct how {
+    vfb_done_fn done;
+    void *arg;
+};
+
+static int map(struct vfb_client *c, uint32_t space, const struct vfb_map *entries, size_t n, const struct how *how) {
     VfioBroker__Map m = VFIO_BROKER__MAP__INIT;
     VfioBroker__Request req = VFIO_BROKER__REQUEST__INIT;
     int r = check_batch(c, entries, n);
@@ -64,48 +70,41 @@ int vfb_map(struct vfb_client *c, uint32_t space, const struct vfb_map *entries,
     build_map(c, &m, space, entries, n);
     req.body_case = VFIO_BROKER__REQUEST__BODY_MAP;
     req.map = &m;
-    return vbc_blocking(c, &req, -1, VFIO_BROKER__REPLY__BODY_DONE, NULL, NULL, 0);
+    return how ? vbc_async(c, &req, VFIO_BROKER__REPLY__BODY_DONE, how->done, how->arg)
+               : vbc_blocking(c, &req, -1, VFIO_BROKER__REPLY__BODY_DONE, NULL, NULL, 0);
+}
+
+static int unmap(struct vfb_client *c, uint32_t space, const struct vfb_unmap *entries, size_t n, uint64_t *ret_bytes,
+                 const struct how *how) {
+    VfioBroker__Unmap m = VFIO_BROKER__UNMAP__INIT;
+    VfioBroker__Request req = VFIO_BROKER__REQUEST__INIT;
+    int r = check_batch(c, entries, n);
+
+    if (r != 0)
+        return r;
+    build_unmap(c, &m, space, entries, n);
+    req.body_case = VFIO_BROKER__REQUEST__BODY_UNMAP;
+    req.unmap = &m;
+    return how ? vbc_async(c, &req, VFIO_BROKER__REPLY__BODY_UNMAP, how->done, how->arg)
+               : vbc_blocking(c, &req, -1, VFIO_BROKER__REPLY__BODY_UNMAP, take_bytes, ret_bytes, 0);
+}
+
+int vfb_map(struct vfb_client *c, uint32_t space, const struct vfb_map *entries, size_t n) {
+    return map(c, space, entries, n, NULL);
 }
 
 int vfb_map_async(struct vfb_client *c, uint32_t space, const struct vfb_map *entries, size_t n, vfb_done_fn done,
                   void *arg) {
-    VfioBroker__Map m = VFIO_BROKER__MAP__INIT;
-    VfioBroker__Request req = VFIO_BROKER__REQUEST__INIT;
-    int r = check_batch(c, entries, n);
-
-    if (r != 0)
-        return r;
-    build_map(c, &m, space, entries, n);
-    req.body_case = VFIO_BROKER__REQUEST__BODY_MAP;
-    req.map = &m;
-    return vbc_async(c, &req, VFIO_BROKER__REPLY__BODY_DONE, done, arg);
+    return map(c, space, entries, n, &(struct how){done, arg});
 }
 
 int vfb_unmap(struct vfb_client *c, uint32_t space, const struct vfb_unmap *entries, size_t n, uint64_t *ret_bytes) {
-    VfioBroker__Unmap m = VFIO_BROKER__UNMAP__INIT;
-    VfioBroker__Request req = VFIO_BROKER__REQUEST__INIT;
-    int r = check_batch(c, entries, n);
-
-    if (r != 0)
-        return r;
-    build_unmap(c, &m, space, entries, n);
-    req.body_case = VFIO_BROKER__REQUEST__BODY_UNMAP;
-    req.unmap = &m;
-    return vbc_blocking(c, &req, -1, VFIO_BROKER__REPLY__BODY_UNMAP, take_bytes, ret_bytes, 0);
+    return unmap(c, space, entries, n, ret_bytes, NULL);
 }
 
 int vfb_unmap_async(struct vfb_client *c, uint32_t space, const struct vfb_unmap *entries, size_t n, vfb_done_fn done,
                     void *arg) {
-    VfioBroker__Unmap m = VFIO_BROKER__UNMAP__INIT;
-    VfioBroker__Request req = VFIO_BROKER__REQUEST__INIT;
-    int r = check_batch(c, entries, n);
-
-    if (r != 0)
-        return r;
-    build_unmap(c, &m, space, entries, n);
-    req.body_case = VFIO_BROKER__REQUEST__BODY_UNMAP;
-    req.unmap = &m;
-    return vbc_async(c, &req, VFIO_BROKER__REPLY__BODY_UNMAP, done, arg);
+    return unmap(c, space, entries, n, NULL, &(struct how){done, arg});
 }
 
 int vfb_unmap_all(struct vfb_client *c, uint32_t space, uint64_t *ret_bytes) {
