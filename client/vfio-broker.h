@@ -122,6 +122,7 @@ enum vfb_feature {
     VFB_FEATURE_SHARED_PINS = 2, /* a page is paid once, in however many spaces */
     VFB_FEATURE_MAP_FILE = 4,    /* the kernel maps from the fd itself */
     VFB_FEATURE_ADMIN = 8,       /* may look at other sessions */
+    VFB_FEATURE_PINS = 16,       /* tokens, accesses and pins */
 };
 
 struct vfb_info {
@@ -151,7 +152,8 @@ struct vfb_memory {
 /* Registers the whole file behind `fd` (borrowed; may be closed afterwards). The library first touches every page
  * (MADV_POPULATE_WRITE, or READ when not writable, in pieces), so that they are charged to this process's cgroup and not
  * to the broker's; contents are kept. Costs no RLIMIT_MEMLOCK yet.
- * While it is registered, F_SEAL_WRITE cannot be added to a writable one.
+ * While it is registered, F_SEAL_WRITE cannot be added to a writable one. A file that is registered already with the same
+ * access (VFB_WRITABLE or not) is found again, by device and inode: same id, to be unregistered as often as registered.
  * VFB_BAD_MEMORY: not a memfd/tmpfs/hugetlbfs file, read-only, sealed, size 0, holes. */
 int vfb_memory_register(struct vfb_client *c, int fd, unsigned flags, const char *name, struct vfb_memory *ret_memory);
 /* VFB_BUSY while mappings of it exist. */
@@ -213,6 +215,70 @@ int vfb_device_detach(struct vfb_client *c, uint32_t device);
 /* Detaches if need be, and gives the device back; it is free for others when all copies of the fd are closed. */
 int vfb_device_release(struct vfb_client *c, uint32_t device);
 
+/* ---- pins: software devices ----------------------------------------------------------------------------------- */
+
+/* A program that emulates a device (a vfio-user server, a vhost-user back end) reaches the memory of another client's
+ * space through pins. The owner of the space makes a token and hands its secret over, by whatever way the two have; the
+ * other opens an access with it and pins IOVA ranges. A pin gives it the fds of the memories behind the range, to
+ * mmap(2), and promises that the mapping and the pages stay until it is unpinned or lost. The owner pays for pinned
+ * pages, once with what is mapped, and its session keeps them resident by mlock (VmLck; hugetlb needs none).
+ *
+ * When the owner unmaps, pinners get VFB_EVENT_INVALIDATE and have to stop using the range and call vfb_unpin(); the
+ * owner's vfb_unmap() waits for that, for at most 2 seconds from the writing of the event; then the pins are taken away
+ * and the pinner gets VFB_EVENT_PINS_LOST. Both events arrive in blocking calls too, so two clients that pin in each
+ * other and unmap at the same time do not wait for each other, if their handlers unpin.
+ *
+ * WHAT A TOKEN CANNOT TAKE BACK: the memories' fds. They are the owner's own, with the access that they were opened with, for
+ * the whole file and not only the range: a pinner can keep them mapped for ever, and a memfd that was passed read-only can be
+ * opened again for writing (/proc/self/fd). Give a token to nobody who must not have that. */
+
+#define VFB_TOKEN_SIZE 40
+struct vfb_token {
+    uint32_t id; /* for vfb_token_revoke() */
+    uint8_t secret[VFB_TOKEN_SIZE];
+    char warning[320]; /* what it cannot take back, as a sentence */
+};
+/* A token for the IOVAs [first, last] of a space. `name` is for people, at most 63 printable characters, or NULL. */
+int vfb_token_create(struct vfb_client *c, uint32_t space, uint64_t first, uint64_t last, const char *name,
+                     struct vfb_token *ret_token);
+/* No access can be opened with it any more; those that exist lose their pins as by vfb_unmap(), then end. Waits for that
+ * as vfb_unmap() does. */
+int vfb_token_revoke(struct vfb_client *c, uint32_t token);
+
+struct vfb_access {
+    uint32_t id;
+    struct vfb_range range; /* IOVAs that can be pinned */
+    char name[64];          /* the token's */
+    char warning[320];
+};
+/* VFB_DENIED: no such token (any more), or its owner is gone. */
+int vfb_access_open(struct vfb_client *c, const uint8_t secret[VFB_TOKEN_SIZE], struct vfb_access *ret_access);
+/* Its pins end, and the library closes the fds that vfb_pin() told of. */
+int vfb_access_close(struct vfb_client *c, uint32_t access);
+
+struct vfb_pin_range {
+    uint64_t iova, size; /* bytes; any range that is mapped without a gap */
+    uint32_t prot;       /* VFB_READ, or VFB_READ | VFB_WRITE */
+};
+#define VFB_PIN_SEGMENTS 16
+struct vfb_segment {
+    uint64_t iova, size;
+    uint64_t offset; /* in the file */
+    int fd;          /* of the memory: the library's own, valid until the access is closed or lost; dup(2) to keep it */
+};
+struct vfb_pin {
+    uint32_t id; /* of its access */
+    uint32_t n_segments;
+    struct vfb_segment segments[VFB_PIN_SEGMENTS]; /* ascending, without gaps */
+};
+/* Pins 1 to 64 ranges, all or none. ret_pins: n of them.
+ * VFB_NOT_FOUND: not mapped; VFB_DENIED: outside the token's range, or more than what is mapped permits; VFB_LIMIT: the
+ * owner's memory limit, or more than 16 mappings in one range; VFB_BUSY: it is being unmapped. */
+int vfb_pin(struct vfb_client *c, uint32_t access, const struct vfb_pin_range *ranges, size_t n,
+            struct vfb_pin *ret_pins);
+/* All or none: VFB_NOT_FOUND names the entry that is no pin (any more). At most 64. */
+int vfb_unpin(struct vfb_client *c, uint32_t access, const uint32_t *pins, size_t n);
+
 /* ---- looking -------------------------------------------------------------------------------------------------- */
 
 struct vfb_usage {
@@ -221,6 +287,10 @@ struct vfb_usage {
     uint64_t mappings, mappings_max;
     uint32_t memories, spaces, devices;
     char limit_whose[96];
+    uint64_t mapped_paid, pinned_paid; /* bytes of `used`: under mappings; under pins of others alone */
+    uint64_t doubled;                  /* bytes under both: paid once, but twice in the session's VmLck */
+    uint64_t tables, tables_max;       /* bytes: page tables and kernel objects, by estimate, and their bound */
+    uint32_t tokens, pins, accesses, parked;
 };
 int vfb_usage(struct vfb_client *c, struct vfb_usage *ret_usage);
 
@@ -257,15 +327,24 @@ int vfb_unmap_async(struct vfb_client *c, uint32_t space, const struct vfb_unmap
                     void *arg);
 int vfb_device_attach_async(struct vfb_client *c, uint32_t device, uint32_t space, vfb_done_fn done, void *arg);
 int vfb_device_detach_async(struct vfb_client *c, uint32_t device, vfb_done_fn done, void *arg);
+int vfb_unpin_async(struct vfb_client *c, uint32_t access, const uint32_t *pins, size_t n, vfb_done_fn done, void *arg);
 
 enum vfb_event_kind {
     VFB_EVENT_DEVICE_GONE = 1, /* device: the id, dead now */
     VFB_EVENT_CLOSING = 2,     /* text: why; the connection ends */
+    VFB_EVENT_INVALIDATE = 3,  /* access, pins: stop using them and unpin, within deadline_ms of its writing */
+    VFB_EVENT_PINS_LOST = 4,   /* access, pins: gone; closed: the access too, with all its pins (its fds are closed after
+                                * the handler has returned); text: why */
 };
 struct vfb_event {
     enum vfb_event_kind kind;
     uint32_t device;
     const char *text;
+    uint32_t access;
+    const uint32_t *pins; /* during the call */
+    size_t n_pins;
+    uint32_t deadline_ms;
+    bool closed;
 };
 typedef void (*vfb_event_fn)(struct vfb_client *c, const struct vfb_event *event, void *arg);
 /* Called from vfb_process() or from a blocking call. NULL: events are dropped. */

@@ -83,11 +83,12 @@ static void call_lease(struct vb_record *r, const VfioBrokerInternal__Call *call
     struct vb_limits limits;
 
     (void)p;
-    if (change_lease(r, call->lease->total, &limits, &e) != 0) {
+    const uint64_t before = r->lease;
+    if (change_lease(r, r->lease + call->lease->need, &limits, &e) != 0) {
         vb_answer_error(r, call->serial, &e);
         return;
     }
-    grant.lease = r->lease;
+    grant.granted = r->lease - before;
     grant.limit = limits.limit;
     grant.limit_whose = limits.whose;
     a.serial = call->serial;

@@ -57,6 +57,7 @@ static int send_start(struct vb_record *r, const struct vb_limits *limits, bool 
     start.client_uid = r->peer.uid;
     start.session_socket = b->sessions.path;
     start.lease = r->lease;
+    start.tables_max = VB_TABLES_BASE + r->lease / 32;
     start.no_map_file = b->options.test_no_map_file;
     start.lie = b->options.test_lie;
     if (hold) {

@@ -129,3 +129,14 @@ uint64_t vb_extents_sub(struct vb_extents *x, struct vb_range r) {
     x->covered -= freed;
     return freed;
 }
+
+bool vb_extents_run(struct vb_extents *x, struct vb_range r, uint64_t from, struct vb_range *ret_run,
+                    uint64_t *ret_count) {
+    struct vb_extent *e = from <= r.last ? at(x, from) : NULL;
+
+    if (!e)
+        return false;
+    *ret_run = (struct vb_range){from, e->r.last < r.last ? e->r.last : r.last};
+    *ret_count = e->count;
+    return true;
+}

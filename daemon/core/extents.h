@@ -8,6 +8,7 @@
 #ifndef VB_CORE_EXTENTS_H
 #define VB_CORE_EXTENTS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "core/range.h"
@@ -31,5 +32,10 @@ void vb_extents_fini(struct vb_extents *x);
 int vb_extents_add(struct vb_extents *x, struct vb_range r, uint64_t *ret_new);
 /* One mapping of `r` less; it was added before with exactly this range. Returns the bytes that no mapping covers now. */
 uint64_t vb_extents_sub(struct vb_extents *x, struct vb_range r);
+
+/* The next run of offsets within `r`, from offset `from` on, that mappings cover equally often: its count, and *ret_run cut
+ * to `r`. Where `from` is behind r.last: false. Neighbouring runs may have the same count. */
+bool vb_extents_run(struct vb_extents *x, struct vb_range r, uint64_t from, struct vb_range *ret_run,
+                    uint64_t *ret_count);
 
 #endif

@@ -30,6 +30,10 @@ struct vb_mapping *vb_mapping_next(struct vb_mapping *m);
 /* NULL when inserted, else the mapping that overlaps it. */
 struct vb_mapping *vb_mapping_insert(struct vb_mapping_tree *t, struct vb_mapping *m);
 void vb_mapping_remove(struct vb_mapping_tree *t, struct vb_mapping *m);
+/* Inserts and counts: what it adds to pay, in its memory's charge and in tables. -EEXIST: it overlaps; -ENOMEM. */
+int vb_mapping_charge(struct vb_mapping_tree *t, struct vb_mapping *m, struct vb_cost *ret_cost);
+/* Takes both back. Never fails. */
+struct vb_cost vb_mapping_uncharge(struct vb_mapping_tree *t, struct vb_mapping *m);
 
 static inline struct vb_range vb_mapping_offsets(const struct vb_mapping *m) {
     return (struct vb_range){m->offset, m->offset + (m->iova.last - m->iova.first)};

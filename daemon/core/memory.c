@@ -150,7 +150,7 @@ int vb_memory_open(int fd_consumed, bool writable, const char *name, struct vb_m
         /* A huge page of shmem may reach behind the file's end, and may be split there later. */
         if (m->present > m->size)
             m->present = m->size;
-        r = vb_extents_init(&m->extents, m->size);
+        r = vb_charge_init(&m->charge, m->size);
         if (r < 0)
             vb_fail(e, r, "memory");
     }
@@ -189,7 +189,7 @@ struct vb_memory *vb_memory_free(struct vb_memory *m) {
         munmap(m->hold, m->size);
     if (m->fd >= 0)
         close(m->fd);
-    vb_extents_fini(&m->extents);
+    vb_charge_fini(&m->charge);
     free(m);
     return NULL;
 }

@@ -13,8 +13,8 @@
 #include <sys/types.h>
 
 #include "core/backend-types.h"
+#include "core/charge.h"
 #include "core/error.h"
-#include "core/extents.h"
 
 enum vb_memory_kind { VB_MEMORY_SHMEM, VB_MEMORY_HUGETLB };
 
@@ -31,7 +31,8 @@ struct vb_memory {
     ino_t ino;
     uint64_t mappings; /* that refer to it, over all spaces, pending ones included */
     uint64_t checked;  /* when it was looked at last: see model-map.c */
-    struct vb_extents extents;
+    uint32_t registered; /* how often by the client: one unregisters as often */
+    struct vb_charge charge;
     vb_handle handle; /* of the backend */
     char name[VB_NAME_MAX + 1];
 };

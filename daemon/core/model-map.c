@@ -1,8 +1,8 @@
 /* Mapping in batches: see model.h.
  *
  * Every entry is checked and takes its range in the tree as a pending mapping, which also finds overlaps inside the
- * batch, and its bytes in the memory's extents; then all that is new is paid at once; then the backend is asked. A
- * failure anywhere gives everything back. Between batches, ledger.used is the sum of extents.covered of all memories. */
+ * batch, and its bytes in the memory's charge; then all that is new is paid at once; then the backend is asked. A failure
+ * anywhere gives everything back. Between batches, ledger.used is the sum of vb_charge_paid() of all memories. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -107,7 +107,7 @@ static int overlap(struct vb_space *s, struct vb_range r, struct vb_error *e) {
 }
 
 static int take(struct batch *b, struct vb_range r, struct vb_memory *memory, const struct vb_map_entry *t,
-                uint64_t *ret_new, struct vb_error *e) {
+                struct vb_cost *ret_cost, struct vb_error *e) {
     struct vb_mapping *mapping;
     int k;
 
@@ -116,16 +116,13 @@ static int take(struct batch *b, struct vb_range r, struct vb_memory *memory, co
         return vb_fail(e, -ENOMEM, "mapping");
     *mapping = (struct vb_mapping){
         .iova = r, .offset = t->offset, .memory = memory, .prot = (uint8_t)t->prot, .pending = true};
-    if (vb_mapping_insert(&b->s->tree, mapping)) {
+    k = vb_mapping_charge(&b->s->tree, mapping, ret_cost);
+    if (k != 0)
         free(mapping);
+    if (k == -EEXIST)
         return overlap(b->s, r, e);
-    }
-    k = vb_extents_add(&memory->extents, vb_mapping_offsets(mapping), ret_new);
-    if (k < 0) {
-        vb_mapping_remove(&b->s->tree, mapping);
-        free(mapping);
+    if (k != 0)
         return vb_fail(e, k, "extents of memory %" PRIu32, memory->id);
-    }
     memory->mappings++;
     b->m->mappings++;
     b->taken[b->n_taken++] = mapping;
@@ -134,11 +131,10 @@ static int take(struct batch *b, struct vb_range r, struct vb_memory *memory, co
 
 /* Gives a mapping back that the backend does not have (any more). */
 static void give_back(struct vb_model *m, struct vb_space *s, struct vb_mapping *mapping, bool paid) {
-    uint64_t freed = vb_extents_sub(&mapping->memory->extents, vb_mapping_offsets(mapping));
+    const struct vb_cost freed = vb_mapping_uncharge(&s->tree, mapping);
 
     if (paid)
         vb_ledger_release(&m->ledger, freed);
-    vb_mapping_remove(&s->tree, mapping);
     mapping->memory->mappings--;
     m->mappings--;
     free(mapping);
@@ -250,7 +246,7 @@ int vb_model_map(struct vb_model *m, uint32_t space, const struct vb_map_entry *
     struct vb_space *s = vb_model_space(m, space, e);
     VB_FREE struct vb_mapping **taken = NULL;
     struct batch b = {.m = m, .s = s, .entries = entries, .n = n};
-    uint64_t fresh, total = 0;
+    struct vb_cost cost, total = {0};
     struct vb_memory *memory;
     struct vb_range range;
     size_t i;
@@ -274,9 +270,9 @@ int vb_model_map(struct vb_model *m, uint32_t space, const struct vb_map_entry *
     for (i = 0; i < n && r == 0; i++) {
         r = check_entry(m, s, &entries[i], &range, &memory, e);
         if (r == 0)
-            r = take(&b, range, memory, &entries[i], &fresh, e);
+            r = take(&b, range, memory, &entries[i], &cost, e);
         if (r == 0)
-            total += fresh; /* at most the sizes of all memories: 2^8 * 2^50 */
+            vb_cost_add(&total, cost);
         else
             vb_error_entry(e, (uint32_t)i);
     }

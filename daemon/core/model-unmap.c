@@ -15,8 +15,7 @@ static void forget(struct vb_model *m, struct vb_space *s, struct vb_mapping *ma
     s->mapped_bytes -= vb_range_size(mapping->iova);
     m->mappings--;
     mapping->memory->mappings--;
-    vb_ledger_release(&m->ledger, vb_extents_sub(&mapping->memory->extents, vb_mapping_offsets(mapping)));
-    vb_mapping_remove(&s->tree, mapping);
+    vb_ledger_release(&m->ledger, vb_mapping_uncharge(&s->tree, mapping));
     free(mapping);
 }
 

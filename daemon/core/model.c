@@ -13,6 +13,7 @@ int vb_model_new(struct vb_backend *backend, uint64_t mappings_max, struct vb_mo
     }
     m->backend = backend;
     m->mappings_max = mappings_max < VB_MAPPINGS_MAX ? mappings_max : VB_MAPPINGS_MAX;
+    m->ledger.tables_max = UINT64_MAX;
     vb_table_init(&m->memories, VB_MEMORIES_MAX);
     vb_table_init(&m->spaces, VB_SPACES_MAX);
     vb_table_init(&m->devices, VB_DEVICES_MAX);
@@ -24,8 +25,7 @@ static void forget_mappings(struct vb_model *m, struct vb_space *s) {
     struct vb_mapping *mapping;
 
     while ((mapping = RB_ROOT(&s->tree))) {
-        vb_mapping_remove(&s->tree, mapping);
-        vb_ledger_release(&m->ledger, vb_extents_sub(&mapping->memory->extents, vb_mapping_offsets(mapping)));
+        vb_ledger_release(&m->ledger, vb_mapping_uncharge(&s->tree, mapping));
         mapping->memory->mappings--;
         m->mappings--;
         free(mapping);

@@ -5,13 +5,14 @@
 
 #include "session/session.h"
 
-int vb_lease_want(struct vb_ledger *l, uint64_t total, struct vb_error *e) {
-    struct vb_session *s = l->want_arg;
+int vb_lease_want(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_error *e) {
+    struct vb_session *s = l->arg;
     VfioBrokerInternal__LeaseWant want = VFIO_BROKER_INTERNAL__LEASE_WANT__INIT;
     VfioBrokerInternal__Call call = VFIO_BROKER_INTERNAL__CALL__INIT;
     VfioBrokerInternal__Answer *answer;
 
-    want.total = total;
+    want.need = want.wish = need;
+    want.doubled = doubled;
     call.body_case = VFIO_BROKER_INTERNAL__CALL__BODY_LEASE;
     call.lease = &want;
     int r = vb_control_call(s, &call, &answer, NULL, e);
@@ -19,7 +20,8 @@ int vb_lease_want(struct vb_ledger *l, uint64_t total, struct vb_error *e) {
         return r;
     if (answer->body_case != VFIO_BROKER_INTERNAL__ANSWER__BODY_LEASE)
         return vb_fail(e, -EPROTO, "vfio-brokerd answered something else than a lease");
-    l->lease = answer->lease->lease;
+    l->lease += answer->lease->granted;
+    l->doubled_granted = doubled;
     l->limit = answer->lease->limit;
     snprintf(l->whose, sizeof l->whose, "%s", answer->lease->limit_whose);
     return 0;

@@ -77,7 +77,8 @@ static int set_up(struct vb_session *s, const VfioBrokerInternal__Start *start, 
     s->model->ledger.limit = start->limit;
     snprintf(s->model->ledger.whose, sizeof s->model->ledger.whose, "%s", start->limit_whose);
     s->model->ledger.want = vb_lease_want;
-    s->model->ledger.want_arg = s;
+    s->model->ledger.arg = s;
+    s->model->ledger.tables_max = start->tables_max;
     r = vb_control_start(s, vb_steal_fd(control_fd));
     if (r == 0 && !start->hold)
         r = vb_client_start(s, vb_steal_fd(client_fd));

@@ -102,7 +102,7 @@ static int memories(struct vb_session *s, struct vb_arena *a, VfioBroker__Inspec
         row->page_size = m->page_size;
         row->writable = m->writable;
         row->mappings = m->mappings;
-        row->paid = m->extents.covered;
+        row->paid = vb_charge_paid(&m->charge);
         ret->memories[ret->n_memories++] = row;
     }
     return ret->memories ? 0 : -ENOMEM;

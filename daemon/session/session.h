@@ -119,7 +119,7 @@ void vb_control_device_held(struct vb_session *s, const char *address);
 void vb_control_holding(struct vb_session *s);
 
 /* ---- lease.c ---- */
-int vb_lease_want(struct vb_ledger *l, uint64_t total, struct vb_error *e);
+int vb_lease_want(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_error *e);
 
 /* ---- held.c ---- */
 /* The backend has closed `handle`: report the device free, now or when nobody has it open any more. */

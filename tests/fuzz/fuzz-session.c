@@ -355,7 +355,7 @@ static void check(void) {
         const struct vb_memory *memory = m->memories.items[i];
 
         mappings += memory->mappings;
-        covered += memory->extents.covered;
+        covered += vb_charge_paid(&memory->charge);
     }
     FUZZ_CHECK(mappings == m->mappings && covered == m->ledger.used);
 }

@@ -137,7 +137,7 @@ static inline void check_model(struct vb_model *m) {
     uint32_t i;
 
     for (i = 0; i < m->memories.n; i++)
-        covered += ((struct vb_memory *)m->memories.items[i])->extents.covered;
+        covered += vb_charge_paid(&((struct vb_memory *)m->memories.items[i])->charge);
     assert_int_equal(covered, m->ledger.used);
     for (i = 0; i < m->spaces.n; i++) {
         struct vb_space *s = m->spaces.items[i];

@@ -166,7 +166,7 @@ static void picture(char *buf, size_t size) {
     for (i = 0; i < m->memories.n; i++) {
         struct vb_memory *p = m->memories.items[i];
         SAY("memory %u %s fd %d handle %" PRIu64 " mappings %" PRIu64 " covered %" PRIu64 " in %u\n", p->id, p->name,
-            p->fd, p->handle, p->mappings, p->extents.covered, p->extents.n);
+            p->fd, p->handle, p->mappings, p->charge.mapped.covered, p->charge.mapped.n);
     }
     for (i = 0; i < m->devices.n; i++) {
         struct vb_device *p = m->devices.items[i];

@@ -3,25 +3,29 @@
 
 #include "core/ledger.h"
 
+#define PAID(bytes) ((struct vb_cost){.paid = (bytes)})
+
 static int asked;
 
-static int grant(struct vb_ledger *l, uint64_t total, struct vb_error *e) {
+static int grant(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_error *e) {
     (void)e;
     asked++;
-    l->lease = total + 4096;
+    l->lease += need + 4096;
+    l->doubled_granted = doubled;
     return 0;
 }
 
-static int grant_too_little(struct vb_ledger *l, uint64_t total, struct vb_error *e) {
-    (void)e, (void)total;
+static int grant_too_little(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_error *e) {
+    (void)e, (void)need, (void)doubled;
     asked++;
     l->lease += 1;
     return 0;
 }
 
-static int no(struct vb_ledger *l, uint64_t total, struct vb_error *e) {
+static int no(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_error *e) {
+    (void)doubled;
     asked++;
-    vb_error_limit(e, total, l->used, l->limit, "policy");
+    vb_error_limit(e, need, l->used, l->limit, "policy");
     return vb_refuse(e, VB_UNAVAILABLE, "the daemon is away");
 }
 
@@ -30,17 +34,17 @@ static void test_reserve_and_release(void **state) {
     struct vb_error e = {0};
 
     (void)state;
-    assert_int_equal(vb_ledger_reserve(&l, 10000, &e), 0);
-    assert_int_equal(vb_ledger_reserve(&l, 0, &e), 0);
-    assert_int_equal(vb_ledger_reserve(&l, 1, &e), VB_LIMIT);
+    assert_int_equal(vb_ledger_reserve(&l, PAID(10000), &e), 0);
+    assert_int_equal(vb_ledger_reserve(&l, PAID(0), &e), 0);
+    assert_int_equal(vb_ledger_reserve(&l, PAID(1), &e), VB_LIMIT);
     assert_int_equal(e.code, VB_LIMIT);
     assert_true(e.limit.set && e.limit.wanted == 1 && e.limit.used == 10000 && e.limit.limit == 20000);
     assert_string_equal(e.limit.whose, "RLIMIT_MEMLOCK of pid 812");
     assert_text(&e, "10000 bytes", "pid 812", NULL);
     assert_int_equal(l.used, 10000);
-    vb_ledger_release(&l, 4000);
+    vb_ledger_release(&l, PAID(4000));
     assert_int_equal(l.used, 6000);
-    assert_int_equal(vb_ledger_reserve(&l, UINT64_MAX - 100, &e), VB_LIMIT);
+    assert_int_equal(vb_ledger_reserve(&l, PAID(UINT64_MAX - 100), &e), VB_LIMIT);
     assert_int_equal(l.used, 6000);
 }
 
@@ -50,16 +54,16 @@ static void test_the_lease_grows(void **state) {
 
     (void)state;
     asked = 0;
-    assert_int_equal(vb_ledger_reserve(&l, 4096, &e), 0);
+    assert_int_equal(vb_ledger_reserve(&l, PAID(4096), &e), 0);
     assert_int_equal(asked, 0);
-    assert_int_equal(vb_ledger_reserve(&l, 8192, &e), 0);
+    assert_int_equal(vb_ledger_reserve(&l, PAID(8192), &e), 0);
     assert_int_equal(asked, 1);
     assert_int_equal(l.used, 12288);
     l.want = grant_too_little;
-    assert_int_equal(vb_ledger_reserve(&l, 8192, &e), VB_LIMIT);
+    assert_int_equal(vb_ledger_reserve(&l, PAID(8192), &e), VB_LIMIT);
     assert_int_equal(asked, 2);
     l.want = no;
-    assert_int_equal(vb_ledger_reserve(&l, 8192, &e), VB_UNAVAILABLE);
+    assert_int_equal(vb_ledger_reserve(&l, PAID(8192), &e), VB_UNAVAILABLE);
     assert_text(&e, "daemon is away", NULL);
     assert_int_equal(l.used, 12288);
 }
@@ -68,14 +72,14 @@ static void test_a_lowered_lease_only_grants_nothing_more(void **state) {
     struct vb_ledger l = {.lease = 8192};
 
     (void)state;
-    assert_int_equal(vb_ledger_reserve(&l, 8192, NULL), 0);
+    assert_int_equal(vb_ledger_reserve(&l, PAID(8192), NULL), 0);
     l.lease = 4096;
-    assert_int_equal(vb_ledger_reserve(&l, 0, NULL), 0);
-    assert_int_equal(vb_ledger_reserve(&l, 1, NULL), VB_LIMIT);
-    vb_ledger_release(&l, 4096);
-    assert_int_equal(vb_ledger_reserve(&l, 1, NULL), VB_LIMIT);
-    vb_ledger_release(&l, 4096);
-    assert_int_equal(vb_ledger_reserve(&l, 4096, NULL), 0);
+    assert_int_equal(vb_ledger_reserve(&l, PAID(0), NULL), 0);
+    assert_int_equal(vb_ledger_reserve(&l, PAID(1), NULL), VB_LIMIT);
+    vb_ledger_release(&l, PAID(4096));
+    assert_int_equal(vb_ledger_reserve(&l, PAID(1), NULL), VB_LIMIT);
+    vb_ledger_release(&l, PAID(4096));
+    assert_int_equal(vb_ledger_reserve(&l, PAID(4096), NULL), 0);
 }
 
 static void test_texts(void **state) {
