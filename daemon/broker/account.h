@@ -13,6 +13,13 @@
 #include "broker/peer.h"
 #include "core/error.h"
 
+/* Whose limit a client's sessions share; policy: "account". */
+enum vb_account_kind {
+    VB_ACCOUNT_PROCESS, /* the default */
+    VB_ACCOUNT_UID,
+    VB_ACCOUNT_UNIT, /* systemd's */
+};
+
 struct vb_account {
     LIST_ENTRY(vb_account) entry;
     pid_t pid;

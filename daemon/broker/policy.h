@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "broker/account.h"
 #include "core/error.h"
 
 #define VB_POLICY_NO_LIMIT UINT64_MAX
@@ -19,11 +20,13 @@
 
 struct vb_grant {
     bool by_gid;
-    uint32_t id;         /* uid or gid */
-    bool admin;          /* may look at other sessions */
-    uint64_t memory_max; /* bytes, or VB_POLICY_NO_LIMIT */
-    uint32_t sessions;   /* of one uid at a time */
-    uint64_t mappings;   /* of one session */
+    uint32_t id;                  /* uid or gid */
+    bool admin;                   /* may look at other sessions */
+    uint64_t memory_max;          /* bytes, or VB_POLICY_NO_LIMIT */
+    enum vb_account_kind account; /* who pays */
+    bool own_mlock;               /* what clients mlock themselves is not counted */
+    uint32_t sessions;            /* of one uid at a time */
+    uint64_t mappings;            /* of one session */
     uint32_t n_devices;
     char (*devices)[VB_ADDRESS_MAX + 1];
 };
