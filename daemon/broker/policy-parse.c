@@ -124,16 +124,46 @@ static int get_devices(const struct place *at, const char *key, struct json_obje
     return 0;
 }
 
-static int get_memory_max(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
+static int get_size(const struct place *at, const char *key, struct json_object *v, uint64_t *ret) {
     if (json_object_is_type(v, json_type_string)) {
         char clean[64];
 
-        if (!vb_size_parse(json_object_get_string(v), &g->memory_max))
+        if (!vb_size_parse(json_object_get_string(v), ret))
             return bad(at, key, "is \"%s\": must be bytes as a number, or a text like \"512 MiB\", at most 2048 TiB",
                        vb_log_clean(json_object_get_string(v), clean, sizeof clean));
         return 0;
     }
-    return get_number(at, key, v, 0, VB_POLICY_MEMORY_MAX, &g->memory_max);
+    return get_number(at, key, v, 0, VB_POLICY_MEMORY_MAX, ret);
+}
+
+static int get_memory_max(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
+    return get_size(at, key, v, &g->memory_max);
+}
+
+static int get_tables_max(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
+    return get_size(at, key, v, &g->tables_max);
+}
+
+static int get_session_memory(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
+    int r = get_size(at, key, v, &g->session_memory);
+
+    if (r == 0 && g->session_memory > 0 && g->session_memory < VB_POLICY_SESSION_MIN)
+        return bad(at, key, "is %s, but a session process needs %s (0: automatic)", VB_SIZE(g->session_memory),
+                   VB_SIZE(VB_POLICY_SESSION_MIN));
+    return r;
+}
+
+static int get_account(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
+    static const char *const kinds[] = {
+        [VB_ACCOUNT_PROCESS] = "process", [VB_ACCOUNT_UID] = "uid", [VB_ACCOUNT_UNIT] = "unit"};
+    const char *s = json_object_is_type(v, json_type_string) ? json_object_get_string(v) : "";
+
+    for (unsigned i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        if (strcmp(s, kinds[i]) == 0) {
+            g->account = (enum vb_account_kind)i;
+            return 0;
+        }
+    return bad(at, key, "must be \"process\", \"uid\" or \"unit\"");
 }
 
 static int get_sessions(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
@@ -149,19 +179,36 @@ static int get_mappings(const struct place *at, const char *key, struct json_obj
     return get_number(at, key, v, 1, VB_MAPPINGS_MAX, &g->mappings);
 }
 
-static int get_admin(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
+static int get_flag(const struct place *at, const char *key, struct json_object *v, bool *ret) {
     if (!json_object_is_type(v, json_type_boolean))
         return bad(at, key, "must be true or false");
-    g->admin = json_object_get_boolean(v);
+    *ret = json_object_get_boolean(v);
     return 0;
+}
+
+static int get_admin(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
+    return get_flag(at, key, v, &g->admin);
+}
+
+static int get_own_mlock(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
+    return get_flag(at, key, v, &g->own_mlock);
 }
 
 static const struct {
     const char *key;
     int (*get)(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g);
 } grant_keys[] = {
-    {"uid", get_uid},           {"gid", get_gid},           {"devices", get_devices}, {"memory_max", get_memory_max},
-    {"sessions", get_sessions}, {"mappings", get_mappings}, {"admin", get_admin},
+    {"uid", get_uid},
+    {"gid", get_gid},
+    {"devices", get_devices},
+    {"memory_max", get_memory_max},
+    {"sessions", get_sessions},
+    {"mappings", get_mappings},
+    {"admin", get_admin},
+    {"account", get_account},
+    {"own_mlock", get_own_mlock},
+    {"tables_max", get_tables_max},
+    {"session_memory", get_session_memory},
 };
 
 /* ---- grants and the whole ---- */
@@ -187,6 +234,10 @@ static int get_grant(const struct place *at, struct json_object *v, struct vb_gr
     }
     if (who[0] == who[1])
         return bad(at, "", who[0] ? "has both uid and gid" : "has neither uid nor gid");
+    if (g->session_memory > 0 && g->session_memory < g->tables_max)
+        return bad(at, "session_memory",
+                   "is %s, less than tables_max (%s): a session would be killed before it is refused",
+                   VB_SIZE(g->session_memory), VB_SIZE(g->tables_max));
     return 0;
 }
 
@@ -203,8 +254,10 @@ static int get_grants(struct place *at, struct json_object *v, struct vb_policy 
         struct vb_grant *g = &p->grants[p->n_grants++];
 
         at->grant = (unsigned)i;
-        *g = (struct vb_grant){
-            .memory_max = VB_POLICY_NO_LIMIT, .sessions = VB_SESSIONS_DEFAULT, .mappings = VB_MAPPINGS_DEFAULT};
+        *g = (struct vb_grant){.memory_max = VB_POLICY_NO_LIMIT,
+                               .own_mlock = true,
+                               .sessions = VB_SESSIONS_DEFAULT,
+                               .mappings = VB_MAPPINGS_DEFAULT};
         int r = get_grant(at, json_object_array_get_idx(v, i), g);
         if (r != 0)
             return r;

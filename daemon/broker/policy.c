@@ -9,6 +9,7 @@
 static const struct vb_grant root_grant = {
     .admin = true,
     .memory_max = VB_POLICY_NO_LIMIT,
+    .own_mlock = true,
     .sessions = VB_SESSIONS_DEFAULT,
     .mappings = VB_MAPPINGS_DEFAULT,
 };
@@ -68,6 +69,19 @@ bool vb_grant_device(const struct vb_grant *g, const char *address) {
         if (strcmp(g->devices[i], address) == 0)
             return true;
     return false;
+}
+
+/* Page tables of 4 KiB pages are a 512th of what they map; a limit's worth of memory may be mapped in several spaces. */
+uint64_t vb_grant_tables_max(const struct vb_grant *g, uint64_t limit) {
+    if (!g)
+        return 0;
+    return g->tables_max > 0 ? g->tables_max : VB_TABLES_BASE + limit / 32;
+}
+
+uint64_t vb_grant_session_memory(const struct vb_grant *g, uint64_t limit) {
+    static const uint64_t process = 64ull << 20;
+
+    return g && g->session_memory > 0 ? g->session_memory : vb_grant_tables_max(g, limit) + process;
 }
 
 bool vb_size_parse(const char *text, uint64_t *ret) {

@@ -57,7 +57,6 @@ static int send_start(struct vb_record *r, const struct vb_limits *limits, bool 
     start.client_uid = r->peer.uid;
     start.session_socket = b->sessions.path;
     start.lease = r->lease;
-    start.tables_max = VB_TABLES_BASE + r->lease / 32;
     start.no_map_file = b->options.test_no_map_file;
     start.lie = b->options.test_lie;
     if (hold) {
@@ -67,6 +66,7 @@ static int send_start(struct vb_record *r, const struct vb_limits *limits, bool 
     } else {
         start.admin = r->grant->admin;
         start.mappings_max = r->grant->mappings;
+        start.tables_max = vb_grant_tables_max(r->grant, limits->limit);
         start.limit = limits->limit;
         start.limit_whose = (char *)limits->whose;
         fds[n_fds++] = r->peer.pidfd;

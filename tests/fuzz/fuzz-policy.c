@@ -21,6 +21,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             FUZZ_CHECK(g->n_devices <= VB_GRANT_DEVICES_MAX && g->mappings <= VB_MAPPINGS_MAX);
             FUZZ_CHECK(g->memory_max <= VB_POLICY_MEMORY_MAX || g->memory_max == VB_POLICY_NO_LIMIT);
             FUZZ_CHECK(g->sessions <= VB_SESSIONS_MAX);
+            FUZZ_CHECK(g->account <= VB_ACCOUNT_UNIT && g->tables_max <= VB_POLICY_MEMORY_MAX);
+            FUZZ_CHECK(vb_grant_session_memory(g, VB_POLICY_MEMORY_MAX) >= VB_POLICY_SESSION_MIN);
             for (uint32_t k = 0; k < g->n_devices; k++)
                 FUZZ_CHECK(memchr(g->devices[k], 0, sizeof g->devices[k]));
         }

@@ -88,6 +88,16 @@ static void test_refusals_name_file_and_key(void **state) {
         {GRANTS("{\"uid\":1,\"sessions\":0}"), "sessions is 0, but must be between 1 and 4096"},
         {GRANTS("{\"uid\":1,\"sessions\":4097}"), "sessions is 4097"},
         {GRANTS("{\"uid\":1,\"mappings\":4194305}"), "mappings is 4194305"},
+        {GRANTS("{\"uid\":1,\"account\":\"user\"}"), "grants[0].account must be \"process\", \"uid\" or \"unit\""},
+        {GRANTS("{\"uid\":1,\"account\":1}"), "grants[0].account must be"},
+        {GRANTS("{\"uid\":1,\"own_mlock\":\"no\"}"), "grants[0].own_mlock must be true or false"},
+        {GRANTS("{\"uid\":1,\"tables_max\":-1}"), "grants[0].tables_max is -1"},
+        {GRANTS("{\"uid\":1,\"tables_max\":\"1 GB\"}"), "grants[0].tables_max is \"1 GB\""},
+        {GRANTS("{\"uid\":1,\"tables_max\":[]}"), "grants[0].tables_max must be a whole number"},
+        {GRANTS("{\"uid\":1,\"session_memory\":4096}"),
+         "grants[0].session_memory is 4 KiB, but a session process needs 16 MiB"},
+        {GRANTS("{\"uid\":1},{\"uid\":2,\"session_memory\":\"32 MiB\",\"tables_max\":\"33 MiB\"}"),
+         "grants[1].session_memory is 32 MiB, less than tables_max (33 MiB)"},
         {GRANTS("{\"uid\":1,\"admin\":1}"), "grants[0].admin must be true or false"},
         {GRANTS("{\"uid\":1,\"admin\":\"false\"}"), "grants[0].admin must be true or false"},
     };
@@ -166,6 +176,33 @@ static void test_what_is_granted(void **state) {
     vb_policy_unref(p);
 }
 
+static void test_accounts_and_bounds(void **state) {
+    struct vb_policy *p =
+        good(GRANTS("{\"uid\":1,\"account\":\"uid\",\"own_mlock\":false,\"tables_max\":\"128 MiB\","
+                    "\"session_memory\":\"1 GiB\"},"
+                    "{\"uid\":2,\"account\":\"unit\",\"own_mlock\":true,\"tables_max\":0,\"session_memory\":0},"
+                    "{\"uid\":3,\"account\":\"process\"},{\"uid\":4}"));
+    const struct vb_grant *g = p->grants;
+    (void)state;
+
+    assert_int_equal(g[0].account, VB_ACCOUNT_UID);
+    assert_false(g[0].own_mlock);
+    assert_int_equal(vb_grant_tables_max(&g[0], 1ull << 40), 128ull << 20);
+    assert_int_equal(vb_grant_session_memory(&g[0], 1ull << 40), 1ull << 30);
+    assert_int_equal(g[1].account, VB_ACCOUNT_UNIT);
+    assert_int_equal(g[2].account, VB_ACCOUNT_PROCESS);
+    assert_int_equal(g[3].account, VB_ACCOUNT_PROCESS);
+    for (unsigned i = 1; i < 4; i++) {
+        assert_true(g[i].own_mlock);
+        assert_int_equal(vb_grant_tables_max(&g[i], 1ull << 30), VB_TABLES_BASE + (32ull << 20));
+        assert_int_equal(vb_grant_session_memory(&g[i], 1ull << 30), VB_TABLES_BASE + (96ull << 20));
+        assert_true(vb_grant_session_memory(&g[i], VB_POLICY_MEMORY_MAX) > vb_grant_tables_max(&g[i], 1ull << 51));
+    }
+    assert_int_equal(vb_grant_tables_max(NULL, 1ull << 30), 0);
+    assert_true(vb_policy_find(p, 0, 0, NULL, 0)->own_mlock);
+    vb_policy_unref(p);
+}
+
 static void test_first_match_wins(void **state) {
     struct vb_policy *p = good(GRANTS("{\"gid\":50,\"sessions\":1},{\"uid\":1000,\"sessions\":2},{\"gid\":60}"));
     const gid_t groups[] = {10, 50};
@@ -239,6 +276,7 @@ int main(void) {
         cmocka_unit_test(test_zero_bytes_and_size),
         cmocka_unit_test(test_too_many),
         cmocka_unit_test(test_what_is_granted),
+        cmocka_unit_test(test_accounts_and_bounds),
         cmocka_unit_test(test_first_match_wins),
         cmocka_unit_test(test_default_deny),
         cmocka_unit_test(test_sizes),
