@@ -181,10 +181,47 @@ int vb_memory_recheck(const struct vb_memory *m, bool for_write, struct vb_error
     return for_write ? check_seals(m, true, e) : 0;
 }
 
+/* A mapping of its own, since mlock of the PROT_NONE hold would lock without bringing the pages in (mm/gup.c). mlock counts
+ * in mm->locked_vm and is checked against RLIMIT_MEMLOCK there, without what is locked already (mm/mlock.c, do_mlock). */
+int vb_memory_lock(struct vb_memory *m, struct vb_range r, struct vb_error *e) {
+    void *p;
+    int err;
+
+    if (m->kind == VB_MEMORY_HUGETLB)
+        return 0;
+    if (!m->resident) {
+        p = mmap(NULL, m->size, PROT_READ, MAP_SHARED | MAP_NORESERVE, m->fd, 0);
+        if (p == MAP_FAILED)
+            return vb_fail(e, -errno, "mapping %s of memory %" PRIu32 " to keep it resident", VB_SIZE(m->size), m->id);
+        m->resident = p;
+    }
+    if (mlock((char *)m->resident + r.first, vb_range_size(r)) == 0)
+        return 0;
+    err = errno; /* what is new may be locked without being present: the caller unlocks it */
+    return vb_fail(e, -err, "keeping 0x%" PRIx64 "-0x%" PRIx64 " of memory %" PRIu32 " resident%s", r.first, r.last,
+                   m->id,
+                   err == ENOMEM || err == EAGAIN ? " (the session's RLIMIT_MEMLOCK, missing pages, or no memory)"
+                                                  : "");
+}
+
+void vb_memory_unlock(struct vb_memory *m, struct vb_range r) {
+    if (!m->resident)
+        return;
+    if (m->charge.pinned.covered == 0) {
+        munmap(m->resident, m->size);
+        m->resident = NULL;
+    } else if (munlock((char *)m->resident + r.first, vb_range_size(r)) < 0) {
+        /* Cannot be: the VMAs that this may need are bounded by VB_PIN_PARTS_MAX. It would stay locked, unpaid, until the last
+         * pin ends; the kernel still counts it. */
+    }
+}
+
 struct vb_memory *vb_memory_free(struct vb_memory *m) {
     if (!m)
         return NULL;
     assert(m->mappings == 0);
+    if (m->resident)
+        munmap(m->resident, m->size);
     if (m->hold)
         munmap(m->hold, m->size);
     if (m->fd >= 0)

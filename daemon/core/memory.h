@@ -23,6 +23,7 @@ struct vb_memory {
     enum vb_memory_kind kind;
     bool writable;
     int fd;             /* owned */
+    void *resident;     /* PROT_READ MAP_SHARED mapping of the whole file, locked where pins are; NULL without pins */
     void *hold;         /* PROT_NONE MAP_SHARED mapping of the whole file, never touched; NULL when not writable */
     uint64_t size;      /* bytes; a multiple of page_size */
     uint64_t page_size; /* of the file system */
@@ -41,6 +42,12 @@ struct vb_memory {
 int vb_memory_open(int fd, bool writable, const char *name, struct vb_memory **ret_memory, struct vb_error *e);
 /* Still what was registered? Called once for each memory of a map batch. */
 int vb_memory_recheck(const struct vb_memory *m, bool for_write, struct vb_error *e);
+/* Keeps the pages of `r` (offsets, whole pages) in memory until unlocked; locking again changes nothing. It is paid
+ * already. Hugetlb pages stay anyway, nothing is done then. A negative errno: part of it may be
+ * locked, so that the caller has to unlock what no pin covers. */
+int vb_memory_lock(struct vb_memory *m, struct vb_range r, struct vb_error *e);
+/* Never fails. No pin covers `r`. */
+void vb_memory_unlock(struct vb_memory *m, struct vb_range r);
 /* NULL is fine. There are no mappings left, and the backend has let go of it. Returns NULL. */
 struct vb_memory *vb_memory_free(struct vb_memory *m);
 const char *vb_memory_kind_name(enum vb_memory_kind kind); /* "shmem", "hugetlb" */

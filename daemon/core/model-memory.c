@@ -5,8 +5,8 @@
 #include "core/model.h"
 #include "proto/cleanup.h"
 
-/* A file that is registered twice would be pinned, and would have to be paid, twice: each registration has a pool slot
- * and so a page set of its own in the kernel. Once read-only and once writable is a different matter: both are wanted. */
+/* A page set of its own in the kernel, and so pins of its own, comes with each pool slot: a file that is registered again with
+ * the same access shares the slot. Once read-only and once writable cannot be shared: each is pinned, and paid. */
 static struct vb_memory *same_file(struct vb_model *m, const struct vb_memory *memory) {
     uint32_t i;
 
@@ -17,6 +17,22 @@ static struct vb_memory *same_file(struct vb_model *m, const struct vb_memory *m
             return other;
     }
     return NULL;
+}
+
+static int again(struct vb_memory *m, const struct vb_memory *now, struct vb_error *e) {
+    if (m->size != now->size)
+        return vb_refuse(e, VB_BUSY,
+                         "this file is registered already as memory %" PRIu32 " with %s, and has %s now; unregister it "
+                         "first",
+                         m->id, VB_SIZE(m->size), VB_SIZE(now->size));
+    if (m->registered == VB_REGISTERED_MAX) {
+        vb_error_limit(e, 1, m->registered, VB_REGISTERED_MAX, "registrations of one file");
+        return vb_refuse(e, VB_LIMIT, "this file is registered %" PRIu32 " times already, as memory %" PRIu32,
+                         m->registered, m->id);
+    }
+    m->registered++;
+    m->present = now->present; /* at least what it was: just looked at, and full */
+    return 0;
 }
 
 int vb_model_register(struct vb_model *m, int fd_consumed, bool writable, const char *name,
@@ -37,8 +53,12 @@ int vb_model_register(struct vb_model *m, int fd_consumed, bool writable, const 
         return r;
     other = same_file(m, memory);
     if (other) {
-        r = vb_refuse(e, VB_BUSY, "this file is registered already as memory %" PRIu32 "%s%s%s; use that one",
-                      other->id, other->name[0] ? " (" : "", other->name, other->name[0] ? ")" : "");
+        r = again(other, memory, e);
+        if (r == 0) {
+            vb_memory_free(memory);
+            *ret_memory = other;
+            return 0;
+        }
     } else {
         const struct vb_memory_desc d = {.fd = memory->fd, .size = memory->size, .writable = writable};
 
@@ -48,6 +68,7 @@ int vb_model_register(struct vb_model *m, int fd_consumed, bool writable, const 
         vb_memory_free(memory);
         return r;
     }
+    memory->registered = 1;
     vb_table_add(&m->memories, memory);
     *ret_memory = memory;
     return 0;
@@ -58,6 +79,10 @@ int vb_model_unregister(struct vb_model *m, uint32_t id, struct vb_error *e) {
 
     if (!memory)
         return vb_refuse(e, VB_NOT_FOUND, "no memory %" PRIu32, id);
+    if (memory->registered > 1) {
+        memory->registered--;
+        return 0;
+    }
     if (memory->mappings)
         return vb_refuse(e, VB_BUSY, "memory %" PRIu32 " has %" PRIu64 " mappings; unmap them first", id,
                          memory->mappings);

@@ -19,6 +19,16 @@ static void forget(struct vb_model *m, struct vb_space *s, struct vb_mapping *ma
     free(mapping);
 }
 
+/* Pins have to end before: session/park.c waits for them. */
+static int no_pins(struct vb_space *s, struct vb_range r, struct vb_error *e) {
+    const struct vb_pin *pin = vb_pin_overlapping(s, NULL, r);
+
+    if (!pin)
+        return 0;
+    return vb_refuse(e, VB_BUSY, "0x%" PRIx64 "-0x%" PRIx64 " of space %" PRIu32 " is pinned (pin %" PRIu32 ")",
+                     pin->iova.first, pin->iova.last, s->id, pin->id);
+}
+
 /* Which mappings does the range cover? It is narrowed to them, so that ranges overlap only where they share a mapping. */
 static int find(struct vb_space *s, struct vb_range r, struct vb_range *ret_narrow, struct vb_error *e) {
     struct vb_mapping *mapping, *last = NULL, *first = vb_mapping_first(&s->tree, r);
@@ -42,7 +52,7 @@ static int find(struct vb_space *s, struct vb_range r, struct vb_range *ret_narr
         return vb_refuse(e, VB_NOT_FOUND, "nothing is mapped at 0x%" PRIx64 "-0x%" PRIx64 " of space %" PRIu32, r.first,
                          r.last, s->id);
     *ret_narrow = (struct vb_range){first->iova.first, last->iova.last};
-    return 0;
+    return no_pins(s, *ret_narrow, e);
 }
 
 static void mark(struct vb_space *s, struct vb_range r, bool leaving) {
@@ -170,6 +180,7 @@ int vb_model_unmap(struct vb_model *m, uint32_t space, const struct vb_unmap_ent
 int vb_model_unmap_all(struct vb_model *m, uint32_t space, uint64_t *ret_mappings, uint64_t *ret_bytes,
                        struct vb_error *e) {
     struct vb_space *s = vb_model_space(m, space, e);
+    int r;
 
     if (!s)
         return VB_NOT_FOUND;
@@ -177,5 +188,8 @@ int vb_model_unmap_all(struct vb_model *m, uint32_t space, uint64_t *ret_mapping
         *ret_mappings = *ret_bytes = 0;
         return 0;
     }
+    r = no_pins(s, everything, e);
+    if (r != 0)
+        return r;
     return unmap_ranges(m, s, &everything, 1, ret_mappings, ret_bytes, e);
 }

@@ -39,6 +39,12 @@ void vb_model_empty(struct vb_model *m) {
     uint32_t i;
     size_t done;
 
+    for (i = 0; i < m->spaces.n; i++) {
+        struct vb_space *s = m->spaces.items[i];
+
+        while (!TAILQ_EMPTY(&s->pins))
+            vb_model_unpin(m, TAILQ_FIRST(&s->pins));
+    }
     /* Memory first: closing a device may wait for its reset, and a copy of its fd elsewhere keeps it running. */
     for (i = 0; i < m->spaces.n; i++) {
         struct vb_space *s = m->spaces.items[i];

@@ -14,6 +14,7 @@
 #include "core/ledger.h"
 #include "core/mapping.h"
 #include "core/memory.h"
+#include "core/pin.h"
 #include "core/table.h"
 
 struct vb_space {
@@ -23,6 +24,8 @@ struct vb_space {
     uint64_t mappings;         /* without pending ones */
     uint64_t mapped_bytes;     /* each alias counted */
     uint32_t devices;          /* attached */
+    uint32_t n_pins;
+    struct vb_pin_list pins;
     struct vb_space_info info; /* usable ranges and page sizes, asked again after each attach and detach */
     bool info_stale;           /* that asking failed: asked again before the next use */
     vb_handle handle;
@@ -46,6 +49,7 @@ struct vb_model {
     struct vb_ledger ledger;
     uint64_t mappings;        /* of all spaces, pending ones included */
     uint64_t mappings_max;    /* policy */
+    uint32_t n_pins, pin_parts, last_pin;
     uint64_t batch;           /* number of the last look at memories: see model-map.c */
     struct vb_table memories; /* struct vb_memory */
     struct vb_table spaces;   /* struct vb_space */
@@ -72,7 +76,8 @@ struct vb_model *vb_model_free(struct vb_model *m);
 void vb_model_empty(struct vb_model *m);
 
 /* ---- memory (model-memory.c) ---- */
-/* `fd` is consumed in every case. */
+/* `fd` is consumed in every case. A file that is registered already with this access is found again: `registered` of the
+ * same memory is then more than 1, and it is unregistered as often. */
 int vb_model_register(struct vb_model *m, int fd, bool writable, const char *name, struct vb_memory **ret_memory,
                       struct vb_error *e);
 int vb_model_unregister(struct vb_model *m, uint32_t memory, struct vb_error *e);
@@ -86,7 +91,7 @@ int vb_model_space_refresh(struct vb_model *m, struct vb_space *s, struct vb_err
 
 /* ---- mappings (model-map.c) ---- */
 int vb_model_map(struct vb_model *m, uint32_t space, const struct vb_map_entry *entries, size_t n, struct vb_error *e);
-/* Each entry covers one or more whole mappings. When the kernel fails in the middle, what was already unmapped is mapped
+/* Each entry covers one or more whole mappings without pins (VB_BUSY: see core/pin.h). When the kernel fails in the middle, what was already unmapped is mapped
  * again; should even that fail, those mappings are gone, and the text says which. */
 int vb_model_unmap(struct vb_model *m, uint32_t space, const struct vb_unmap_entry *entries, size_t n,
                    uint64_t *ret_mappings, uint64_t *ret_bytes, struct vb_error *e);

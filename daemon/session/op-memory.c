@@ -23,6 +23,7 @@ int vb_op_memory_register(struct vb_session *s, struct vb_request *rq, struct vb
     m->memory = memory->id;
     m->size = memory->size;
     m->page_size = memory->page_size;
+    m->again = memory->registered > 1;
     rq->reply.body_case = VFIO_BROKER__REPLY__BODY_MEMORY_REGISTER;
     rq->reply.memory_register = m;
     return 0;
