@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "broker/broker.h"
+#include "broker/cgroup-place.h"
 #include "broker/options.h"
 #include "session/session.h"
 
@@ -37,6 +38,8 @@ int main(int argc, char **argv) {
         return status;
     if (options.session)
         return session();
+    if (options.release_cgroup)
+        return vb_cgroup_release(options.sys, options.proc);
     open_standard_fds();
     broker = vb_broker_new(&options);
     if (!broker)

@@ -135,6 +135,24 @@ static int adopt_account(struct vb_record *r, struct vb_error *e) {
     return 0;
 }
 
+/* What limited it before may have gone with the last daemon: cgroup.h. That it has none is no reason to end a session. */
+static void adopt_cgroup(struct vb_record *r) {
+    static const struct vb_grant automatic = {.id = 0};
+    struct vb_broker *b = r->broker;
+    const struct vb_grant *grant = r->grant ? r->grant : &automatic;
+    struct vb_limits limits = {.limit = 0};
+    struct vb_error e = {.code = 0};
+
+    /* What it may take for tables was said at its start. If the client's limit is lower by now, what is leased counts. */
+    if (!r->grant || vb_limits_read(b->options.proc, &r->peer, grant->memory_max, &limits) < 0 ||
+        limits.limit < r->lease)
+        limits.limit = r->lease;
+    if (!vb_pidfd_alive(r->pidfd)) /* else the pid may be another's */
+        return;
+    if (vb_cgroup_adopt(&b->cgroups, r->pid, r->id, vb_grant_session_memory(grant, limits.limit), &r->cgroup, &e) < 0)
+        vb_log(LOG_WARNING, "session %u has no memory cgroup of its own: %s", r->id, e.text);
+}
+
 static int adopt_devices(struct vb_record *r, char *const *list, size_t n_list, bool held, struct vb_error *e) {
     for (size_t i = 0; i < n_list; i++) {
         int n = vb_register_adopt(&r->broker->devices, r->id, r->peer.pid, list[i], held, e);
@@ -206,6 +224,7 @@ void vb_call_adopt(struct vb_record *r, const VfioBrokerInternal__Call *call, st
     r->has_uid = true;
     r->stored = false;
     vb_fdstore_put(r);
+    adopt_cgroup(r);
     vb_log(LOG_INFO, "session %u (pid %d, client pid %d %s, uid %u) is back", r->id, (int)r->pid, (int)r->peer.pid,
            r->peer.comm, r->peer.uid);
     vb_answer_ok(r, call->serial);

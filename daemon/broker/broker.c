@@ -135,6 +135,8 @@ static int set_up(struct vb_broker *b) {
         (r = vb_uids_init(&b->uids, b->options.uid_first, b->options.uid_count)) < 0 || (r = watch_signals(b)) < 0 ||
         (r = vb_listeners_open(b)) < 0)
         return r;
+    if ((r = vb_cgroups_init(&b->cgroups, b->options.cgroup, b->options.sys, b->options.proc, b->base)) < 0)
+        return r;
     /* Before anybody is served, so that no uid is given twice. */
     if ((r = vb_strays_find(b)) < 0 || (r = vb_records_look(b)) < 0)
         return r;
@@ -150,7 +152,7 @@ struct vb_broker *vb_broker_new(const struct vb_options *o) {
     }
     b->options = *o;
     b->started = time(NULL);
-    b->reserve_fd = b->clients.fd = b->sessions.fd = -1;
+    b->reserve_fd = b->clients.fd = b->sessions.fd = b->cgroups.dir = -1;
     b->devices.sys = o->sys;
     b->devices.dev = o->dev;
     b->devices.proc = o->proc;
@@ -182,6 +184,7 @@ void vb_broker_free(struct vb_broker *b) {
         if (b->signals[i])
             event_free(b->signals[i]);
     vb_link_buffers_fini(&b->buffers);
+    vb_cgroups_fini(&b->cgroups);
     vb_uids_fini(&b->uids);
     vb_policy_unref(b->policy);
     free(b->rows);

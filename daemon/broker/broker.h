@@ -4,6 +4,7 @@
  *   peer.c        who connects              policy*.c   what he may have
  *   account.c     who pays                  register.c  who has which device
  *   supervisor.c  sessions: start, end      spawn.c     the process; uids.c: under which uid
+ *   cgroup*.c     a memory cgroup for each
  *   hold.c        what a dead session leaves
  *   link.c        a session's control socket; calls.c: what it asks for
  *   adopt.c       sessions of an earlier daemon; strays.c: those that have not come yet
@@ -23,6 +24,7 @@
 #include <time.h>
 
 #include "broker/account.h"
+#include "broker/cgroup.h"
 #include "broker/link.h"
 #include "broker/log.h"
 #include "broker/options.h"
@@ -52,6 +54,7 @@ struct vb_broker {
     struct vb_accounts accounts;
     struct vb_register devices;
     struct vb_uids uids;
+    struct vb_cgroups cgroups;
     struct vb_link_buffers buffers;
     uint8_t *rows; /* VB_PACKET_MAX, for inspect.c */
     struct vb_listener clients, sessions;

@@ -21,6 +21,10 @@ static const char help[] =
     "  --emulated-devices=N     devices emulated:0 to N-1 of the emulated backend, 1 to %u (default: 2)\n"
     "  --session-uids=FIRST-COUNT  COUNT uids from FIRST on for session processes (default: %u-%u)\n"
     "                 none      run them under our own uid: for development, emulated backend only\n"
+    "  --cgroup=PATH            a memory cgroup for each session, in this one, which is made the daemon's own\n"
+    "           auto            in the one that systemd delegated to us, if it did (default)\n"
+    "           none            sessions count as the daemon\n"
+    "  --release-cgroup         for ExecStopPost= of the unit: does that only\n"
 #ifdef VB_TEST_HOOKS
     "  --test-lie=BYTES         sessions believe to have that much more lease\n"
     "  --test-no-map-file       behave as on a kernel without IOMMU_IOAS_MAP_FILE\n"
@@ -36,6 +40,8 @@ enum {
     OPT_BACKEND,
     OPT_EMULATED,
     OPT_UIDS,
+    OPT_CGROUP,
+    OPT_RELEASE_CGROUP,
     OPT_SESSION,
     OPT_HELP,
     OPT_VERSION,
@@ -50,6 +56,8 @@ static const struct option names[] = {
     {"backend", required_argument, NULL, OPT_BACKEND},
     {"emulated-devices", required_argument, NULL, OPT_EMULATED},
     {"session-uids", required_argument, NULL, OPT_UIDS},
+    {"cgroup", required_argument, NULL, OPT_CGROUP},
+    {"release-cgroup", no_argument, NULL, OPT_RELEASE_CGROUP},
     {"session", no_argument, NULL, OPT_SESSION},
     {"help", no_argument, NULL, OPT_HELP},
     {"version", no_argument, NULL, OPT_VERSION},
@@ -114,6 +122,9 @@ static void say_impossible(const char *name, int c, const char *value) {
             "as %u-%u; or none\n",
             UID_COUNT_MAX, VB_SESSION_UID_FIRST, VB_SESSION_UID_COUNT);
         break;
+    case OPT_CGROUP:
+        fputs("it is auto, none or an absolute path\n", stderr);
+        break;
     case OPT_LIE:
         fputs("it is a size such as \"1 MiB\"\n", stderr);
         break;
@@ -141,6 +152,11 @@ static bool parse_one(int c, struct vb_options *o) {
         return parse_number(optarg, EMULATED_MAX, &o->emulated_devices, &end) && !*end && o->emulated_devices > 0;
     case OPT_UIDS:
         return parse_uids(optarg, o);
+    case OPT_CGROUP:
+        o->cgroup = optarg;
+        return *optarg == '/' || strcmp(optarg, "auto") == 0 || strcmp(optarg, "none") == 0;
+    case OPT_RELEASE_CGROUP:
+        return o->release_cgroup = true;
     case OPT_LIE:
         return vb_size_parse(optarg, &o->test_lie);
     case OPT_NO_MAP_FILE:
@@ -153,6 +169,7 @@ static bool parse_one(int c, struct vb_options *o) {
 int vb_options_parse(int argc, char **argv, struct vb_options *ret) {
     struct vb_options o = {.runtime_dir = "/run/vfio-broker",
                            .policy = SYSCONFDIR "/vfio-broker/policy.json",
+                           .cgroup = "auto",
                            .emulated_devices = 2,
                            .uid_first = VB_SESSION_UID_FIRST,
                            .uid_count = VB_SESSION_UID_COUNT,

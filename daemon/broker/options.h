@@ -12,6 +12,8 @@ struct vb_options {
     const char *socket; /* NULL: broker.sock in the runtime directory */
     const char *runtime_dir;
     const char *policy;
+    const char *cgroup; /* auto, none or a directory: cgroup.h */
+    bool release_cgroup;
     enum vb_backend_choice backend;
     uint32_t emulated_devices;
     uint32_t uid_first, uid_count; /* of session processes; count 0: our own uid */

@@ -75,6 +75,8 @@ void vb_record_forget_process(struct vb_record *r) {
         *events[i] = NULL;
     }
     drop_client_fd(r);
+    if (!r->broker->stopping)
+        r->cgroup = vb_cgroup_end(&r->broker->cgroups, r->cgroup);
     vb_close_p(&r->pidfd);
     vb_close_p(&r->status_fd);
     r->pidfd = r->status_fd = -1;
@@ -190,6 +192,23 @@ static void on_lingered(evutil_socket_t fd, short what, void *arg) {
     }
 }
 
+/* True: it died for want of memory, which is said. Not before the cgroup is given up. */
+static bool log_out_of_memory(struct vb_record *r) {
+    uint64_t limit;
+
+    enum vb_cgroup_end why = vb_cgroup_why(&r->broker->cgroups, r->cgroup, &limit);
+    if (why == VB_CGROUP_END_LIMIT)
+        vb_log_limited(&r->broker->lost, LOG_WARNING,
+                       "session %u was killed at its memory limit of %s (pid %d, client pid %d %s, uid %u)", r->id,
+                       VB_SIZE(limit), (int)r->pid, (int)r->peer.pid, r->peer.comm, r->peer.uid);
+    else if (why == VB_CGROUP_END_OOM)
+        vb_log_limited(
+            &r->broker->lost, LOG_WARNING,
+            "session %u was killed by the kernel, which had no memory left (pid %d, client pid %d %s, uid %u)", r->id,
+            (int)r->pid, (int)r->peer.pid, r->peer.comm, r->peer.uid);
+    return why != VB_CGROUP_END_OTHER;
+}
+
 /* Killed, and still there. A second one that lingers in the same record is only waited for. */
 static void on_linger(evutil_socket_t fd, short what, void *arg) {
     struct vb_record *r = arg;
@@ -206,6 +225,7 @@ static void on_linger(evutil_socket_t fd, short what, void *arg) {
         vb_uids_give(&r->broker->uids, uid);
         return;
     }
+    log_out_of_memory(r);
     vb_log_limited(&r->broker->lost, LOG_WARNING,
                    "session %u (pid %d) is dead but does not end: what its client sent waits to be closed", r->id,
                    (int)r->pid);
@@ -253,6 +273,7 @@ static void on_link_lost(struct vb_link *l, int error) {
 static void log_end(struct vb_record *r) {
     siginfo_t info = {.si_pid = 0};
     char how[64] = "ended";
+    bool said = log_out_of_memory(r);
 
     if (r->ours && waitid(P_PID, (id_t)r->pid, &info, WEXITED | WNOHANG) == 0 && info.si_pid == r->pid) {
         if (info.si_code == CLD_EXITED && info.si_status == 0)
@@ -264,6 +285,8 @@ static void log_end(struct vb_record *r) {
     } else if (r->ours || r->state == VB_RECORD_HOLDING) {
         return;
     }
+    if (said)
+        return;
     vb_log_limited(&r->broker->lost, r->ours ? LOG_NOTICE : LOG_INFO,
                    "session %u (pid %d, client pid %d %s, uid %u) %s", r->id, (int)r->pid, (int)r->peer.pid,
                    r->peer.comm, r->peer.uid, how);

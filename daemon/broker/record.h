@@ -29,6 +29,7 @@ struct vb_record {
     bool ours;    /* our child: to be waited for */
     bool ends;    /* it has begun to, when last looked at */
     struct event *died;
+    struct vb_cgroup *cgroup; /* NULL: none of its own */
     struct vb_link link;
     int status_fd; /* of the spawn; -1 when it has come to exec */
     struct event *status;

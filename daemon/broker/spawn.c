@@ -124,7 +124,13 @@ static void child(const struct vb_spawn *s, int status, char **env) {
         signal(i, SIG_DFL);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
+    /* Before it allocates anything that counts. */
+    int joined = s->cgroup_fd < 0 || write(s->cgroup_fd, "0", 1) == 1 ? 0 : errno;
     child_fds(s->client_fd, s->control_fd, status);
+    if (joined) {
+        errno = joined;
+        child_fail("joining its cgroup");
+    }
     if (setsid() < 0)
         child_fail("setsid");
     if (chdir("/") < 0)

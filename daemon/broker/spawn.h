@@ -15,6 +15,7 @@
 struct vb_spawn {
     int client_fd; /* -1: hold */
     int control_fd;
+    int cgroup_fd;   /* cgroup.procs of its own cgroup; -1: it stays in ours */
     bool change_uid; /* become `uid`; else stay who we are (development) */
     uid_t uid;
     uint64_t lease; /* RLIMIT_MEMLOCK */

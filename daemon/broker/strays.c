@@ -44,6 +44,7 @@ static void on_died(evutil_socket_t fd, short what, void *arg) {
     vb_log(LOG_NOTICE, "pid %d (uid %u), a session of an earlier daemon, ended without having come back", (int)s->pid,
            uid);
     drop(s);
+    vb_cgroups_sweep(&b->cgroups);
     vb_uids_give(&b->uids, uid);
     if (iommufd >= 0)
         vb_hold_orphan(b, uid, iommufd);

@@ -90,15 +90,26 @@ int vb_record_spawn(struct vb_record *r, int client_fd, const struct vb_limits *
     int n = vb_record_link(r, pair[0]);
     if (n < 0)
         return vb_fail(e, n, "cannot start a session process");
+    VB_FD int join = -1;
+    /* One that holds makes nothing: it has what a process needs. */
+    n = vb_cgroup_new(&b->cgroups, r->id,
+                      client_fd < 0 ? vb_grant_session_memory(NULL, 0)
+                                    : vb_grant_session_memory(r->grant, limits->limit),
+                      &r->cgroup, &join, e);
+    if (n != 0)
+        return n;
     const struct vb_spawn s = {.client_fd = client_fd,
                                .control_fd = theirs,
+                               .cgroup_fd = join,
                                .change_uid = b->uids.count > 0,
                                .uid = r->uid,
                                .lease = r->lease,
                                .pins = b->iommufd};
     n = vb_spawn(&s, &spawned, e);
-    if (n != 0)
+    if (n != 0) {
+        r->cgroup = vb_cgroup_end(&b->cgroups, r->cgroup);
         return n;
+    }
     r->pid = spawned.pid;
     r->pidfd = spawned.pidfd;
     r->status_fd = spawned.status;
