@@ -28,6 +28,15 @@ static int take_usage(struct vbc_call *call, const VfioBroker__Reply *reply, str
         .memories = row->memories,
         .spaces = row->spaces,
         .devices = row->devices,
+        .mapped_paid = row->mapped_paid,
+        .pinned_paid = row->pinned_paid,
+        .doubled = row->doubled,
+        .tables = row->tables,
+        .tables_max = row->tables_max,
+        .tokens = row->tokens,
+        .pins = row->pins,
+        .accesses = row->accesses,
+        .parked = row->parked,
     };
     vbc_text(u->limit_whose, sizeof u->limit_whose, row->limit_whose);
     return 0;
