@@ -1,17 +1,29 @@
 #include "broker/account.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "broker/policy.h"
+#include "proto/limits.h"
 
-struct vb_account *vb_account_get(struct vb_accounts *accounts, pid_t pid, uint64_t start) {
+/* ---- accounts ---- */
+
+static bool same(const struct vb_account_key *a, const struct vb_account_key *b) {
+    if (a->kind != b->kind)
+        return false;
+    if (a->kind == VB_ACCOUNT_UID)
+        return a->uid == b->uid;
+    if (a->kind == VB_ACCOUNT_UNIT)
+        return strcmp(a->unit, b->unit) == 0;
+    return a->pid == b->pid && a->start == b->start;
+}
+
+struct vb_account *vb_account_get(struct vb_accounts *all, const struct vb_account_key *key) {
     struct vb_account *a;
 
-    LIST_FOREACH (a, &accounts->list, entry) {
-        if (a->pid == pid && a->start == start) {
+    LIST_FOREACH (a, &all->list, entry) {
+        if (same(&a->key, key)) {
             a->refs++;
             return a;
         }
@@ -19,49 +31,37 @@ struct vb_account *vb_account_get(struct vb_accounts *accounts, pid_t pid, uint6
     a = calloc(1, sizeof *a);
     if (!a)
         return NULL;
-    *a = (struct vb_account){.pid = pid, .start = start, .refs = 1};
-    LIST_INSERT_HEAD(&accounts->list, a, entry);
+    *a = (struct vb_account){.all = all, .key = *key, .refs = 1};
+    TAILQ_INIT(&a->queue);
+    if (key->kind == VB_ACCOUNT_UID)
+        snprintf(a->name, sizeof a->name, "uid %u", key->uid);
+    else if (key->kind == VB_ACCOUNT_UNIT)
+        snprintf(a->name, sizeof a->name, "unit %s", key->unit);
+    else
+        snprintf(a->name, sizeof a->name, "pid %d (%s)", (int)key->pid, key->comm);
+    LIST_INSERT_HEAD(&all->list, a, entry);
     return a;
 }
 
 struct vb_account *vb_account_put(struct vb_account *a) {
     if (a && --a->refs == 0) {
-        assert(a->leased == 0);
+        assert(a->leased == 0 && LIST_EMPTY(&a->leases) && TAILQ_EMPTY(&a->queue));
+        if (a->timer)
+            a->all->ops->arm(a, 0);
         LIST_REMOVE(a, entry);
         free(a);
     }
     return NULL;
 }
 
-int vb_limits_read(const char *proc, const struct vb_peer *peer, uint64_t memory_max, struct vb_limits *ret) {
-    struct vb_proc_status status;
-    struct vb_limits l;
+static uint64_t add(uint64_t a, uint64_t b) {
+    uint64_t sum;
 
-    if (peer->pidfd < 0)
-        return -ESRCH;
-    int r = vb_proc_memlock(proc, peer->pid, &l.limit);
-    if (r == 0)
-        r = vb_proc_status(proc, peer->pid, &status);
-    if (r < 0)
-        return r == -ENOENT ? -ESRCH : r;
-    if (!vb_pidfd_alive(peer->pidfd)) /* else the pid, and what was read, may be another's by now */
-        return -ESRCH;
-    l.own = status.locked;
-    snprintf(l.whose, sizeof l.whose, "RLIMIT_MEMLOCK of pid %d", (int)peer->pid);
-    if (memory_max < l.limit) {
-        l.limit = memory_max;
-        snprintf(l.whose, sizeof l.whose, "policy memory_max of uid %u", peer->uid);
-    }
-    if (l.limit > VB_POLICY_MEMORY_MAX)
-        l.limit = VB_POLICY_MEMORY_MAX;
-    *ret = l;
-    return 0;
+    return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
 }
 
 static uint64_t used(const struct vb_account *a, const struct vb_limits *l) {
-    uint64_t sum;
-
-    return __builtin_add_overflow(a->leased, l->own, &sum) ? UINT64_MAX : sum;
+    return add(a->leased, l->own);
 }
 
 uint64_t vb_account_left(const struct vb_account *a, const struct vb_limits *l) {
@@ -70,19 +70,249 @@ uint64_t vb_account_left(const struct vb_account *a, const struct vb_limits *l) 
     return u >= l->limit ? 0 : l->limit - u;
 }
 
-int vb_account_check(const struct vb_account *a, const struct vb_limits *l, uint64_t old, uint64_t new_lease,
-                     struct vb_error *e) {
-    uint64_t left = vb_account_left(a, l);
-
-    if (new_lease <= old || new_lease - old <= left)
-        return 0;
-    vb_refuse(e, VB_LIMIT, "memory limit: %s more wanted, %s left of %s (%s)", VB_SIZE(new_lease - old), VB_SIZE(left),
-              VB_SIZE(l->limit), l->whose);
-    vb_error_limit(e, new_lease - old, used(a, l), l->limit, l->whose);
-    return VB_LIMIT;
+uint64_t vb_lease_memlock(uint64_t bytes, uint64_t doubled) {
+    return bytes + (doubled < bytes ? doubled : bytes);
 }
 
-void vb_account_book(struct vb_account *a, uint64_t old, uint64_t new_lease) {
-    assert(a->leased >= old);
-    a->leased = a->leased - old + new_lease;
+uint64_t vb_lease_within(uint64_t memlock, uint64_t bytes, uint64_t doubled) {
+    uint64_t most = memlock / 2 >= doubled ? memlock - doubled : memlock / 2;
+
+    return bytes < most ? bytes : most;
+}
+
+static void book(struct vb_lease *l, uint64_t booked) {
+    struct vb_account *a = l->account;
+
+    assert(a->leased >= l->booked);
+    a->leased = a->leased - l->booked + booked;
+    l->booked = booked;
+}
+
+/* ---- requests ---- */
+
+static void stop_waiting(struct vb_lease *l) {
+    if (l->request.waits)
+        TAILQ_REMOVE(&l->account->queue, l, request.entry);
+    l->request.waits = false;
+}
+
+static void refuse(struct vb_lease *l, const struct vb_error *e) {
+    stop_waiting(l);
+    l->account->all->ops->answer(l, l->request.serial, 0, NULL, e);
+}
+
+/* The session puts before this what it wants: core/ledger.c. */
+static int too_little(struct vb_lease *l, const struct vb_limits *limits, struct vb_error *e) {
+    const struct vb_account *a = l->account;
+    char own[80] = "";
+
+    if (limits->own)
+        snprintf(own, sizeof own, " and %s locked by %s", VB_SIZE(limits->own),
+                 a->key.kind == VB_ACCOUNT_PROCESS ? "the client itself" : "its processes themselves");
+    vb_error_limit(e, l->request.need, used(a, limits), limits->limit, limits->whose);
+    return vb_refuse(e, VB_LIMIT, "%s are leased to %.60s%s, limit %s (%s): raise the limit or unmap%s something",
+                     VB_SIZE(a->leased), a->name, own, VB_SIZE(limits->limit), limits->whose,
+                     limits->own ? " or unlock" : "");
+}
+
+enum verdict { SERVED, TOO_LITTLE, NEVER };
+
+/* What a lease of `bytes` more costs, since the kernel may have said that the session has more than its lease. */
+static uint64_t cost(const struct vb_lease *l, uint64_t bytes) {
+    const uint64_t total = add(l->bytes, bytes);
+
+    return total > l->booked ? total - l->booked : 0;
+}
+
+/* Grants what is needed, and what is wished if nobody else waits for it. */
+static int grant(struct vb_lease *l, const struct vb_limits *limits, struct vb_error *e) {
+    struct vb_account *a = l->account;
+    const uint64_t before = l->booked, left = vb_account_left(a, limits);
+    uint64_t n = l->request.need, most = l->booked - l->bytes + left;
+    int r;
+
+    if (n != 0 && !TAILQ_NEXT(l, request.entry) && l->request.wish > n)
+        n = l->request.wish < most ? l->request.wish : most;
+    book(l, l->booked + cost(l, n));
+    r = a->all->ops->set_memlock(l, vb_lease_memlock(l->bytes + n, l->request.doubled), NULL, e);
+    if (r != 0) {
+        book(l, before);
+        return r;
+    }
+    l->bytes += n;
+    l->doubled = l->request.doubled;
+    stop_waiting(l);
+    a->all->ops->answer(l, l->request.serial, n, limits, NULL);
+    return 0;
+}
+
+/* Serves a request if that can be. Whatever is no matter of waiting is answered here. */
+static enum verdict serve(struct vb_lease *l, struct vb_error *e) {
+    struct vb_account *a = l->account;
+    struct vb_limits limits;
+    int r;
+
+    r = a->all->ops->limits(l, &limits, e);
+    if (r != 0) {
+        refuse(l, e);
+        return SERVED;
+    }
+    if (cost(l, l->request.need) <= vb_account_left(a, &limits)) {
+        if (grant(l, &limits, e) != 0)
+            refuse(l, e);
+        return SERVED;
+    }
+    too_little(l, &limits, e);
+    /* More than there would be if all others gave back everything? */
+    return add(add(l->booked, cost(l, l->request.need)), limits.own) > limits.limit ? NEVER : TOO_LITTLE;
+}
+
+/* Asks the others, once for each request: what they have answered before may have changed. */
+static void ask_others(struct vb_lease *l) {
+    struct vb_lease *o;
+
+    if (l->request.asked)
+        return;
+    l->request.asked = true;
+    LIST_FOREACH (o, &l->account->leases, entry) {
+        if (o == l || o->booked == 0 || o->deaf)
+            continue;
+        o->asked++;
+        l->account->all->ops->reclaim(o);
+    }
+}
+
+static bool answers_missing(const struct vb_lease *l) {
+    const struct vb_lease *o;
+
+    LIST_FOREACH (o, &l->account->leases, entry) {
+        if (o != l && !o->deaf && o->answered < o->asked)
+            return true;
+    }
+    return false;
+}
+
+/* Deals with the queue until its first request has to wait. */
+static void pump(struct vb_account *a) {
+    struct vb_lease *l;
+
+    while (!a->all->ends && (l = TAILQ_FIRST(&a->queue))) {
+        struct vb_error e = {.code = 0};
+        enum verdict v = serve(l, &e);
+
+        if (v == SERVED)
+            continue;
+        const bool first = !l->request.asked;
+        if (v == TOO_LITTLE)
+            ask_others(l);
+        if (v == TOO_LITTLE && answers_missing(l)) {
+            if (first)
+                a->all->ops->arm(a, VB_RECLAIM_MS);
+            return;
+        }
+        refuse(l, &e);
+    }
+    if (a->timer)
+        a->all->ops->arm(a, 0);
+}
+
+void vb_account_timeout(struct vb_account *a) {
+    struct vb_lease *o;
+
+    LIST_FOREACH (o, &a->leases, entry) {
+        o->deaf = o->answered < o->asked;
+    }
+    pump(a);
+}
+
+/* ---- what sessions do ---- */
+
+static void enter(struct vb_account *a, struct vb_lease *l) {
+    *l = (struct vb_lease){.account = a};
+    a->refs++;
+    LIST_INSERT_HEAD(&a->leases, l, entry);
+}
+
+int vb_account_join(struct vb_account *a, struct vb_lease *l, uint64_t wish, struct vb_limits *ret,
+                    struct vb_error *e) {
+    uint64_t left;
+    int r;
+
+    enter(a, l);
+    r = a->all->ops->limits(l, ret, e);
+    if (r != 0) {
+        vb_account_leave(l);
+        return r;
+    }
+    left = TAILQ_EMPTY(&a->queue) ? vb_account_left(a, ret) : 0;
+    l->bytes = wish < left ? wish : left;
+    book(l, l->bytes);
+    return 0;
+}
+
+void vb_account_adopt(struct vb_account *a, struct vb_lease *l, uint64_t bytes, uint64_t doubled, uint64_t locked) {
+    enter(a, l);
+    l->bytes = bytes;
+    l->doubled = doubled;
+    book(l, locked > vb_lease_memlock(bytes, doubled) ? locked : bytes);
+}
+
+void vb_account_want(struct vb_lease *l, uint64_t serial, uint64_t need, uint64_t wish, uint64_t doubled) {
+    struct vb_account *a = l->account;
+    struct vb_error e = {.code = 0};
+
+    if (l->request.waits) { /* it has lost patience with that one */
+        vb_refuse(&e, VB_BUSY, "asked again");
+        refuse(l, &e);
+    }
+    l->request.serial = serial;
+    l->request.need = need;
+    l->request.wish = wish;
+    l->request.doubled = doubled;
+    l->request.asked = false;
+    if (need == 0) {
+        serve(l, &e);
+    } else {
+        l->request.waits = true;
+        TAILQ_INSERT_TAIL(&a->queue, l, request.entry);
+    }
+    pump(a);
+}
+
+int vb_account_give(struct vb_lease *l, uint64_t bytes, uint64_t doubled, bool asked) {
+    struct vb_account *a = l->account;
+    struct vb_error e = {.code = 0};
+    uint64_t locked = 0, memlock;
+
+    if (bytes > l->bytes || (asked && l->answered == l->asked))
+        return VB_PROTOCOL;
+    if (asked && ++l->answered == l->asked)
+        l->deaf = false;
+    if (bytes != 0 || doubled != l->doubled || l->booked != l->bytes) {
+        l->bytes -= bytes;
+        l->doubled = doubled;
+        memlock = vb_lease_memlock(l->bytes, doubled);
+        /* If that fails the process is gone, and all is given back when its memory is taken away. */
+        if (a->all->ops->set_memlock(l, memlock, &locked, &e) == 0)
+            book(l, locked > memlock ? locked : l->bytes);
+    }
+    if (l->request.waits) { /* it counts on what it has just given */
+        l->request.need = add(l->request.need, bytes);
+        l->request.wish = add(l->request.wish, bytes);
+    }
+    pump(a);
+    return 0;
+}
+
+void vb_account_leave(struct vb_lease *l) {
+    struct vb_account *a = l->account;
+
+    if (!a)
+        return;
+    stop_waiting(l);
+    book(l, 0);
+    LIST_REMOVE(l, entry);
+    *l = (struct vb_lease){.account = NULL};
+    pump(a);
+    vb_account_put(a);
 }

@@ -1,8 +1,8 @@
 /* Sessions of an earlier daemon come back at session.sock and show what they have.
  *
  * Nothing that the session says of itself is believed where the kernel can say it: its uid and pid are its socket's, its
- * client is that of the client's socket that it shows (accepted at our own path), its lease is its RLIMIT_MEMLOCK, its
- * context is an iommufd. Devices are booked when they exist and nobody else has them. */
+ * client is that of the client's socket that it shows (accepted at our own path), its lease is no more than its
+ * RLIMIT_MEMLOCK, its context is an iommufd. Devices are booked when they exist and nobody else has them. */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -12,6 +12,8 @@
 #include <unistd.h>
 
 #include "broker/closer.h"
+#include "broker/lease.h"
+#include "broker/payer.h"
 #include "broker/record.h"
 #include "host/iommu.h"
 #include "proto/cleanup.h"
@@ -83,21 +85,6 @@ static int check_client(struct vb_record *r, int fd, struct vb_error *e) {
     return n < 0 ? vb_fail(e, n, "cannot tell who the client is") : 0;
 }
 
-static int read_lease(struct vb_record *r, uint64_t *ret, struct vb_error *e) {
-    struct vb_proc_status status;
-    uint64_t lease;
-
-    int n = vb_proc_memlock(r->broker->options.proc, r->pid, &lease);
-    if (n == 0)
-        n = vb_proc_status(r->broker->options.proc, r->pid, &status);
-    if (n < 0)
-        return vb_fail(e, n, "cannot read the limits of pid %d", (int)r->pid);
-    if (lease < status.locked)
-        lease = status.locked;
-    *ret = lease < VB_POLICY_MEMORY_MAX ? lease : VB_POLICY_MEMORY_MAX;
-    return 0;
-}
-
 /* It has no account, so it must have nothing pinned, and can pin nothing any more. */
 static int check_pays_nothing(struct vb_record *r, struct vb_error *e) {
     static const struct rlimit none = {0, 0};
@@ -115,24 +102,15 @@ static int check_pays_nothing(struct vb_record *r, struct vb_error *e) {
                          : 0;
 }
 
-static int adopt_account(struct vb_record *r, struct vb_error *e) {
+static int adopt_account(struct vb_record *r, const VfioBrokerInternal__Adopt *told, struct vb_error *e) {
     struct vb_broker *b = r->broker;
-    uint64_t lease = 0;
 
     r->policy = vb_policy_ref(b->policy);
     r->grant = vb_policy_find(b->policy, r->peer.uid, r->peer.gid, r->peer.groups, r->peer.n_groups);
     if (!r->grant)
         vb_log(LOG_WARNING, "policy grants nothing to uid %u any more: session %u keeps what it has and gets no more",
                r->peer.uid, r->id);
-    int n = read_lease(r, &lease, e);
-    if (n != 0)
-        return n;
-    r->account = vb_account_get(&b->accounts, r->peer.pid, r->peer.start);
-    if (!r->account)
-        return vb_fail(e, -ENOMEM, "account of pid %d", (int)r->peer.pid);
-    vb_account_book(r->account, 0, lease);
-    r->lease = lease;
-    return 0;
+    return vb_lease_adopt(r, told->lease, told->doubled, e);
 }
 
 /* What limited it before may have gone with the last daemon: cgroup.h. That it has none is no reason to end a session. */
@@ -145,8 +123,8 @@ static void adopt_cgroup(struct vb_record *r) {
 
     /* What it may take for tables was said at its start. If the client's limit is lower by now, what is leased counts. */
     if (!r->grant || vb_limits_read(b->options.proc, &r->peer, grant->memory_max, &limits) < 0 ||
-        limits.limit < r->lease)
-        limits.limit = r->lease;
+        limits.limit < r->lease.bytes)
+        limits.limit = r->lease.bytes;
     if (!vb_pidfd_alive(r->pidfd)) /* else the pid may be another's */
         return;
     if (vb_cgroup_adopt(&b->cgroups, r->pid, r->id, vb_grant_session_memory(grant, limits.limit), &r->cgroup, &e) < 0)
@@ -192,7 +170,7 @@ static int adopt(struct vb_record *r, const VfioBrokerInternal__Adopt *a, struct
     }
     vb_record_number(r, a->session);
     r->state = a->holding ? VB_RECORD_HOLDING : VB_RECORD_SERVING;
-    if (!a->holding && (n = adopt_account(r, e)) != 0)
+    if (!a->holding && (n = adopt_account(r, a, e)) != 0)
         return n;
     n = adopt_devices(r, a->devices, a->n_devices, a->holding, e);
     return n != 0 ? n : adopt_devices(r, a->held, a->n_held, true, e);

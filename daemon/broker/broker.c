@@ -9,7 +9,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
-#include "broker/record.h"
+#include "broker/lease.h"
 #include "config.h"
 #include "host/iommu.h"
 #include "proto/cleanup.h"
@@ -153,6 +153,7 @@ struct vb_broker *vb_broker_new(const struct vb_options *o) {
     b->options = *o;
     b->started = time(NULL);
     b->reserve_fd = b->clients.fd = b->sessions.fd = b->cgroups.dir = -1;
+    b->accounts.ops = &vb_lease_ops;
     b->devices.sys = o->sys;
     b->devices.dev = o->dev;
     b->devices.proc = o->proc;
@@ -173,7 +174,7 @@ int vb_broker_run(struct vb_broker *b) {
 }
 
 void vb_broker_free(struct vb_broker *b) {
-    b->stopping = true;
+    b->stopping = b->accounts.ends = true;
     vb_listeners_close(b);
     vb_strays_free(b);
     if (b->look)

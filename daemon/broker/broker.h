@@ -2,7 +2,8 @@
  *
  *   listener.c    broker.sock and session.sock
  *   peer.c        who connects              policy*.c   what he may have
- *   account.c     who pays                  register.c  who has which device
+ *   payer.c       who pays                  account.c   what for: leases; lease.c: of whom
+ *   register.c    who has which device
  *   supervisor.c  sessions: start, end      spawn.c     the process; uids.c: under which uid
  *   cgroup*.c     a memory cgroup for each
  *   hold.c        what a dead session leaves

@@ -1,12 +1,11 @@
 /* What a session asks of the daemon. Each call is answered exactly once, at once, except questions for another session
- * (ask.c). */
+ * (ask.c) and lease that others may have to give back first (account.c). */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 
-#include "broker/record.h"
+#include "broker/lease.h"
 #include "proto/cleanup.h"
 
 void vb_answer(struct vb_record *r, VfioBrokerInternal__Answer *a, const int *fds, unsigned n_fds) {
@@ -45,56 +44,9 @@ void vb_answer_ok(struct vb_record *r, uint64_t serial) {
     vb_answer(r, &a, NULL, 0);
 }
 
-/* ---- lease ---- */
-
-/* The kernel enforces the ledger a second time. Soft and hard, so that the session cannot raise it. */
-static int set_memlock(struct vb_record *r, uint64_t lease, struct vb_error *e) {
-    struct rlimit rl = {lease, lease};
-
-    if (!r->broker->iommufd) /* nothing is pinned, and raising needs privilege */
-        return 0;
-    if (prlimit(r->pid, RLIMIT_MEMLOCK, &rl, NULL) < 0)
-        return vb_fail(e, -errno, "cannot set the memory limit of session %u", r->id);
-    return 0;
-}
-
-static int change_lease(struct vb_record *r, uint64_t total, struct vb_limits *ret, struct vb_error *e) {
-    if (!r->account)
-        return vb_refuse(e, VB_DENIED, "session %u has no client any more: it gets no lease", r->id);
-    int n = vb_limits_read(r->broker->options.proc, &r->peer, r->grant ? r->grant->memory_max : 0, ret);
-    if (n == -ESRCH)
-        return vb_refuse(e, VB_DENIED, "client pid %d is gone: it gets no lease", (int)r->peer.pid);
-    if (n < 0)
-        return vb_fail(e, n, "cannot read the limits of pid %d", (int)r->peer.pid);
-    n = vb_account_check(r->account, ret, r->lease, total, e);
-    if (n == 0)
-        n = set_memlock(r, total, e);
-    if (n != 0)
-        return n;
-    vb_account_book(r->account, r->lease, total);
-    r->lease = total;
-    return 0;
-}
-
 static void call_lease(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p) {
-    VfioBrokerInternal__Answer a = VFIO_BROKER_INTERNAL__ANSWER__INIT;
-    VfioBrokerInternal__LeaseGrant grant = VFIO_BROKER_INTERNAL__LEASE_GRANT__INIT;
-    struct vb_error e = {.code = 0};
-    struct vb_limits limits;
-
     (void)p;
-    const uint64_t before = r->lease;
-    if (change_lease(r, r->lease + call->lease->need, &limits, &e) != 0) {
-        vb_answer_error(r, call->serial, &e);
-        return;
-    }
-    grant.granted = r->lease - before;
-    grant.limit = limits.limit;
-    grant.limit_whose = limits.whose;
-    a.serial = call->serial;
-    a.body_case = VFIO_BROKER_INTERNAL__ANSWER__BODY_LEASE;
-    a.lease = &grant;
-    vb_answer(r, &a, NULL, 0);
+    vb_call_lease(r, call);
 }
 
 /* ---- devices ---- */
@@ -228,6 +180,8 @@ void vb_calls_message(struct vb_link *l, const VfioBrokerInternal__ToDaemon *m, 
         wrong(r, "message out of order");
     else if (m->body_case == VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_ASK_REPLY)
         vb_ask_replied(r, m->ask_reply);
+    else if (m->body_case == VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_LEASE_GIVE)
+        vb_lease_given(r, m->lease_give);
     else if (m->body_case == VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_DEVICE_FREE)
         handle_free(r, m->device_free);
     else

@@ -196,7 +196,7 @@ static VfioBroker__SessionRow *session_row(struct vb_record *s, struct page *p) 
     row->client_uid = s->peer.uid;
     row->client = keep(p, s->peer.comm);
     row->state = (char *)states[s->state];
-    row->lease = s->lease;
+    row->lease = s->lease.bytes;
     row->started = (uint64_t)s->started;
     row->admin = s->grant && s->grant->admin;
     size_t n = vb_register_of(&s->broker->devices, s->id, devices, sizeof devices / sizeof devices[0]);

@@ -56,6 +56,8 @@ static bool call_ok(const VfioBrokerInternal__Call *c) {
         return address_ok(c->device_close->address);
     case VFIO_BROKER_INTERNAL__CALL__BODY_ADOPT:
         return adopt_ok(c->adopt);
+    case VFIO_BROKER_INTERNAL__CALL__BODY_TOKEN_REDEEM:
+        return c->token_redeem->secret.len == VB_TOKEN_SIZE;
     default:
         return false;
     }
@@ -74,6 +76,7 @@ const VfioBrokerInternal__ToDaemon *vb_link_decode(struct vb_arena *a, const voi
         break;
     case VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_ASK_REPLY:
     case VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_HOLDING:
+    case VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_LEASE_GIVE:
         ok = true;
         break;
     case VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_DEVICE_FREE:

@@ -49,11 +49,7 @@ struct vb_record *vb_record_new(struct vb_broker *b) {
 }
 
 void vb_record_unlease(struct vb_record *r) {
-    if (!r->account)
-        return;
-    vb_account_book(r->account, r->lease, 0);
-    r->lease = 0;
-    r->account = vb_account_put(r->account);
+    vb_account_leave(&r->lease);
 }
 
 static void drop_client_fd(struct vb_record *r) {

@@ -45,8 +45,7 @@ struct vb_record {
     struct vb_peer peer;
     struct vb_policy *policy;     /* in force when it started; owns `grant` */
     const struct vb_grant *grant; /* NULL: none any more */
-    struct vb_account *account;   /* NULL: pays nothing any more */
-    uint64_t lease;
+    struct vb_lease lease;        /* without an account: pays nothing any more */
     unsigned n_asked; /* questions that wait for its answer */
 
     /* what it leaves */

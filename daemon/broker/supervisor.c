@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "broker/closer.h"
+#include "broker/lease.h"
 #include "broker/record.h"
 #include "broker/spawn.h"
 #include "host/iommu.h"
@@ -56,7 +57,7 @@ static int send_start(struct vb_record *r, const struct vb_limits *limits, bool 
     start.client_pid = (uint32_t)r->peer.pid;
     start.client_uid = r->peer.uid;
     start.session_socket = b->sessions.path;
-    start.lease = r->lease;
+    start.lease = hold ? 0 : r->lease.bytes;
     start.no_map_file = b->options.test_no_map_file;
     start.lie = b->options.test_lie;
     if (hold) {
@@ -103,7 +104,7 @@ int vb_record_spawn(struct vb_record *r, int client_fd, const struct vb_limits *
                                .cgroup_fd = join,
                                .change_uid = b->uids.count > 0,
                                .uid = r->uid,
-                               .lease = r->lease,
+                               .lease = client_fd < 0 ? 0 : r->lease.bytes,
                                .pins = b->iommufd};
     n = vb_spawn(&s, &spawned, e);
     if (n != 0) {
@@ -172,19 +173,6 @@ static int check_numbers(struct vb_broker *b, uid_t uid, const struct vb_grant *
     return 0;
 }
 
-/* Leases to the new session all that its account has left. */
-static int first_lease(struct vb_record *r, struct vb_limits *ret, struct vb_error *e) {
-    r->account = vb_account_get(&r->broker->accounts, r->peer.pid, r->peer.start);
-    if (!r->account)
-        return vb_fail(e, -ENOMEM, "account of pid %d", (int)r->peer.pid);
-    int n = vb_limits_read(r->broker->options.proc, &r->peer, r->grant->memory_max, ret);
-    if (n < 0)
-        return vb_fail(e, n, "cannot read the limits of pid %d", (int)r->peer.pid);
-    r->lease = vb_account_left(r->account, ret);
-    vb_account_book(r->account, 0, r->lease);
-    return 0;
-}
-
 static int start(struct vb_record *r, int client_fd, const struct vb_grant *grant, struct vb_error *e) {
     struct vb_broker *b = r->broker;
     struct vb_limits limits;
@@ -197,7 +185,7 @@ static int start(struct vb_record *r, int client_fd, const struct vb_grant *gran
     if (n < 0)
         return vb_fail(e, n, "all %u uids for session processes are in use", b->uids.count);
     r->has_uid = true;
-    n = first_lease(r, &limits, e);
+    n = vb_lease_first(r, &limits, e);
     if (n != 0)
         return n;
     if (b->iommufd && (r->iommufd = vb_iommu_open(b->options.dev)) < 0)
