@@ -1,5 +1,6 @@
 /* A client that stays: claims a device, maps some memory, and then does what its stdin says, a word a line:
  *   map    maps one page more           unmap   unmaps the last one
+ *   dma    the device writes to the last page, by way of the first one (tests/lib/testdev.h)
  * For each line it prints "ok" or the error. Ends at the end of stdin. For tests that stop and start the broker. */
 #include <errno.h>
 #include <stdio.h>
@@ -8,12 +9,15 @@
 #include <unistd.h>
 
 #include "client/vfio-broker.h"
+#include "tests/lib/testdev.h"
 
 #define PAGE  4096ull
 #define PAGES 64u
 #define IOVA  0x100000ull
 
 static struct vfb_client *client;
+static struct testdev dev;
+static uint8_t *pages;
 
 static int say(int result, const char *what) {
     if (result == 0)
@@ -22,6 +26,20 @@ static int say(int result, const char *what) {
         printf("%s: %s: %s\n", what, vfb_code_name(result), vfb_error(client)->text);
     fflush(stdout);
     return result;
+}
+
+static void dma(unsigned mapped) {
+    static uint8_t n;
+    uint8_t data[64], *last = pages + (mapped - 1) * PAGE;
+
+    memset(data, ++n, sizeof data);
+    testdev_scratch(&dev, IOVA, pages);
+    int r = testdev_write(&dev, IOVA + (mapped - 1) * PAGE, data, sizeof data);
+    if (r < 0)
+        printf("dma: %s\n", strerror(-r));
+    else
+        puts(memcmp(last, data, sizeof data) == 0 ? "ok" : "dma: the page is not what was written");
+    fflush(stdout);
 }
 
 int main(int argc, char **argv) {
@@ -42,7 +60,8 @@ int main(int argc, char **argv) {
     if (r)
         return say(r, "connect"), 1;
     fd = memfd_create("holder", MFD_CLOEXEC);
-    if (fd < 0 || ftruncate(fd, PAGES * PAGE)) {
+    if (fd < 0 || ftruncate(fd, PAGES * PAGE) ||
+        (pages = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) == MAP_FAILED) {
         printf("memfd: %s\n", strerror(errno));
         return 1;
     }
@@ -58,6 +77,8 @@ int main(int argc, char **argv) {
         r = vfb_device_bind(client, d.id);
     if (!r)
         r = vfb_device_attach(client, d.id, space);
+    if (!r && testdev_open(&dev, d.fd, vfb_info(client)->backend) < 0)
+        r = -EIO;
     if (r)
         return say(r, "device"), 1;
     printf("session %u on %s\n", vfb_info(client)->session, vfb_info(client)->backend);
@@ -76,6 +97,8 @@ int main(int argc, char **argv) {
             struct vfb_unmap e = {.iova = IOVA + (mapped - 1) * PAGE, .size = PAGE};
             if (!say(vfb_unmap(client, space, &e, 1, NULL), "unmap"))
                 mapped--;
+        } else if (!strcmp(line, "dma\n") && mapped > 1) {
+            dma(mapped);
         } else {
             printf("what? %s", line);
             fflush(stdout);
