@@ -139,6 +139,7 @@ static const struct {
     {VFIO_BROKER_INTERNAL__CALL__BODY_DEVICE_CLOSE, false, call_device_close},
     {VFIO_BROKER_INTERNAL__CALL__BODY_INSPECT, false, call_inspect},
     {VFIO_BROKER_INTERNAL__CALL__BODY_ADOPT, true, vb_call_adopt},
+    {VFIO_BROKER_INTERNAL__CALL__BODY_TOKEN_REDEEM, false, vb_call_redeem},
 };
 
 static void wrong(struct vb_record *r, const char *why) {

@@ -65,10 +65,3 @@ const char *vb_log_clean(const char *in, char *out, size_t size) {
     out[i] = 0;
     return out;
 }
-
-uint64_t vb_now_ms(void) {
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}

@@ -10,6 +10,8 @@
 #include <stdint.h>
 #include <syslog.h>
 
+#include "proto/clock.h"
+
 /* Lets VB_LOG_BURST lines through in each VB_LOG_WINDOW_MS; what was left out is counted in the next window. */
 #define VB_LOG_BURST     20u
 #define VB_LOG_WINDOW_MS 10000u
@@ -22,7 +24,5 @@ void vb_log(int level, const char *fmt, ...) __attribute__((format(printf, 2, 3)
 void vb_log_limited(struct vb_log_limit *l, int level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Copies `in`, cut to `size`, with everything but printable ASCII shown as '?'. Returns `out`. */
 const char *vb_log_clean(const char *in, char *out, size_t size);
-/* CLOCK_MONOTONIC in ms. */
-uint64_t vb_now_ms(void);
 
 #endif

@@ -118,6 +118,9 @@ void vb_strays_came(struct vb_broker *b, pid_t pid);
 bool vb_strays_expected(const struct vb_broker *b);
 void vb_strays_free(struct vb_broker *b);
 
+/* ---- redeem.c ---- */
+void vb_call_redeem(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p);
+
 /* ---- inspect.c, ask.c ---- */
 void vb_call_inspect(struct vb_record *r, const VfioBrokerInternal__Call *call);
 /* Passes a question on to another session; answers when that one does, or not in time. */

@@ -52,7 +52,7 @@ static int find(struct vb_space *s, struct vb_range r, struct vb_range *ret_narr
         return vb_refuse(e, VB_NOT_FOUND, "nothing is mapped at 0x%" PRIx64 "-0x%" PRIx64 " of space %" PRIu32, r.first,
                          r.last, s->id);
     *ret_narrow = (struct vb_range){first->iova.first, last->iova.last};
-    return no_pins(s, *ret_narrow, e);
+    return 0;
 }
 
 static void mark(struct vb_space *s, struct vb_range r, bool leaving) {
@@ -169,6 +169,11 @@ int vb_model_unmap(struct vb_model *m, uint32_t space, const struct vb_unmap_ent
             mark(s, ranges[i], true);
             found++;
         }
+    }
+    for (i = 0; i < n && r == 0 && s->n_pins; i++) { /* last: only what could be unmapped makes pinners give up pins */
+        r = no_pins(s, ranges[i], e);
+        if (r != 0)
+            vb_error_entry(e, (uint32_t)i);
     }
     if (r == 0)
         return unmap_ranges(m, s, ranges, n, ret_mappings, ret_bytes, e);

@@ -24,7 +24,7 @@ int vb_model_new(struct vb_backend *backend, uint64_t mappings_max, struct vb_mo
 static void forget_mappings(struct vb_model *m, struct vb_space *s) {
     struct vb_mapping *mapping;
 
-    while ((mapping = RB_ROOT(&s->tree))) {
+    while ((mapping = vb_mapping_first(&s->tree, (struct vb_range){0, UINT64_MAX}))) {
         vb_ledger_release(&m->ledger, vb_mapping_uncharge(&s->tree, mapping));
         mapping->memory->mappings--;
         m->mappings--;
@@ -33,24 +33,28 @@ static void forget_mappings(struct vb_model *m, struct vb_space *s) {
     s->mappings = s->mapped_bytes = 0;
 }
 
-void vb_model_empty(struct vb_model *m) {
+/* Memory first: closing a device may wait for its reset, and a copy of its fd elsewhere keeps it running. */
+void vb_model_unmap_kernel(struct vb_model *m) {
     const struct vb_range everything = {0, UINT64_MAX};
-    struct vb_backend *b = m->backend;
-    uint32_t i;
     size_t done;
 
-    for (i = 0; i < m->spaces.n; i++) {
+    for (uint32_t i = 0; i < m->spaces.n; i++) {
+        struct vb_space *s = m->spaces.items[i];
+
+        if (s->mappings) /* what the kernel refuses here, space_remove tries again and puts on the tombstone list */
+            m->backend->ops->unmap(m->backend, s->handle, &everything, 1, &done, NULL);
+    }
+}
+
+void vb_model_empty(struct vb_model *m) {
+    struct vb_backend *b = m->backend;
+
+    vb_model_unmap_kernel(m);
+    for (uint32_t i = 0; i < m->spaces.n; i++) {
         struct vb_space *s = m->spaces.items[i];
 
         while (!TAILQ_EMPTY(&s->pins))
             vb_model_unpin(m, TAILQ_FIRST(&s->pins));
-    }
-    /* Memory first: closing a device may wait for its reset, and a copy of its fd elsewhere keeps it running. */
-    for (i = 0; i < m->spaces.n; i++) {
-        struct vb_space *s = m->spaces.items[i];
-
-        if (s->mappings) /* what the kernel refuses here, space_remove tries again and puts on the tombstone list */
-            b->ops->unmap(b, s->handle, &everything, 1, &done, NULL);
     }
     for (; m->devices.n; m->devices.n--) {
         struct vb_device *d = m->devices.items[m->devices.n - 1];

@@ -71,6 +71,9 @@ int vb_model_new(struct vb_backend *backend, uint64_t mappings_max, struct vb_mo
  * open, then releases everything. NULL is fine, half-built too. Devices that are still open elsewhere: see
  * vb_model_empty(). Returns NULL. */
 struct vb_model *vb_model_free(struct vb_model *m);
+/* Takes all memory away from devices, in the kernel only: the first thing to do when the client is gone. vb_model_empty()
+ * has to follow. */
+void vb_model_unmap_kernel(struct vb_model *m);
 /* The client is gone: unmaps everything, detaches and closes all devices, forgets memories, spaces and devices. The
  * backend stays, to be asked with vb_backend.ops->in_use() which devices are still open elsewhere. */
 void vb_model_empty(struct vb_model *m);

@@ -34,8 +34,7 @@ static int find_parts(struct vb_pin *p, struct vb_error *e) {
             return vb_refuse(e, VB_NOT_FOUND, "nothing is mapped at 0x%" PRIx64 " of 0x%" PRIx64 "-0x%" PRIx64, at,
                              p->iova.first, p->iova.last);
         if (p->prot & ~mapping->prot)
-            return vb_refuse(e, VB_DENIED,
-                             "0x%" PRIx64 "-0x%" PRIx64 " is mapped for reading only; pin it for reading",
+            return vb_refuse(e, VB_DENIED, "0x%" PRIx64 "-0x%" PRIx64 " is mapped for reading only; pin it for reading",
                              mapping->iova.first, mapping->iova.last);
         if (p->n_parts == VB_PIN_SEGMENTS)
             return vb_refuse(e, VB_LIMIT, "0x%" PRIx64 "-0x%" PRIx64 " touches more than %u mappings; pin it in parts",

@@ -9,13 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "session/dispatch.h"
-
-struct vb_event_packet {
-    STAILQ_ENTRY(vb_event_packet) link;
-    size_t size;
-    uint8_t data[];
-};
+#include "session/pins.h"
 
 static size_t pack(struct vb_session *s, const VfioBroker__Reply *reply) {
     ssize_t n = vb_encode(&reply->base, s->client.out, VB_PACKET_MAX);
@@ -35,38 +29,47 @@ static size_t pack(struct vb_session *s, const VfioBroker__Reply *reply) {
     return n < 0 ? 0 : (size_t)n;
 }
 
-size_t vb_client_handle(struct vb_session *s, struct vb_packet *p, int *ret_fd, bool *ret_fatal) {
-    static VfioBroker__Done done = VFIO_BROKER__DONE__INIT;
-    struct vb_request rq = {.fd = -1, .reply = VFIO_BROKER__REPLY__INIT, .reply_fd = -1};
+static VfioBroker__Done done = VFIO_BROKER__DONE__INIT; /* never changes */
+
+static void carry_out(struct vb_session *s, struct vb_packet *p, struct vb_request *rq) {
     struct vb_error e;
 
+    *rq = (struct vb_request){.fd = -1, .reply = VFIO_BROKER__REPLY__INIT, .reply_fd = -1};
     e.code = 0, e.text[0] = 0, e.has_entry = false, e.limit.set = false, e.n_conflicts = 0;
-    rq.reply.body_case = VFIO_BROKER__REPLY__BODY_DONE;
-    rq.reply.done = &done;
-    rq.msg = vb_decode(&s->client.arena, &vfio_broker__request__descriptor, p->data, p->size);
-    if (rq.msg) {
-        rq.reply.id = rq.msg->id;
-        vb_dispatch(s, p, &rq, &e);
+    rq->reply.body_case = VFIO_BROKER__REPLY__BODY_DONE;
+    rq->reply.done = &done;
+    rq->msg = vb_decode(&s->client.arena, &vfio_broker__request__descriptor, p->data, p->size);
+    if (rq->msg) {
+        rq->reply.id = rq->msg->id;
+        vb_dispatch(s, p, rq, &e);
     } else {
         s->client.arena.used = 0;
         vb_refuse(&e, VB_PROTOCOL, "a packet of %zu bytes is not a request", p->size);
-        rq.fatal = true;
-        rq.reply.body_case = VFIO_BROKER__REPLY__BODY_ERROR;
-        rq.reply.error = vb_error_message(&s->client.arena, &e);
+        rq->fatal = true;
+        rq->reply.body_case = VFIO_BROKER__REPLY__BODY_ERROR;
+        rq->reply.error = vb_error_message(&s->client.arena, &e);
     }
-    if (rq.fatal)
+    if (rq->fatal)
         vb_session_log(s, "client pid %u broke the protocol: %s", s->client_pid, e.text);
-    *ret_fd = rq.reply_fd;
-    *ret_fatal = rq.fatal;
-    return pack(s, &rq.reply);
 }
 
-static void drop_event(struct vb_client_link *c) {
-    struct vb_event_packet *ev = STAILQ_FIRST(&c->events);
+size_t vb_client_handle(struct vb_session *s, struct vb_packet *p, int *ret_fd, bool *ret_fatal) {
+    struct vb_request rq;
 
-    STAILQ_REMOVE_HEAD(&c->events, link);
-    c->n_events--;
-    free(ev);
+    carry_out(s, p, &rq);
+    *ret_fd = rq.reply_fd;
+    *ret_fatal = rq.fatal;
+    return rq.deferred ? 0 : pack(s, &rq.reply);
+}
+
+bool vb_client_again(struct vb_session *s, struct vb_packet *p) {
+    struct vb_request rq;
+
+    carry_out(s, p, &rq);
+    if (rq.deferred)
+        return false;
+    vb_client_send(s, &rq.reply, NULL, 0); /* none of those that wait answers with a fd */
+    return true;
 }
 
 /* Writes what waits, oldest first. 0: all written; -EAGAIN; or the connection is dead. */
@@ -83,15 +86,24 @@ static int flush(struct vb_session *s) {
             close(c->out_fd);
         c->out_fd = -1;
     }
-    while (!STAILQ_EMPTY(&c->events)) {
-        struct vb_event_packet *ev = STAILQ_FIRST(&c->events);
+    return vb_outbox_flush(&c->later, c->fd);
+}
 
-        r = vb_packet_send(c->fd, ev->data, ev->size, NULL, 0, MSG_DONTWAIT);
-        if (r < 0)
-            return r;
-        drop_event(c);
-    }
-    return 0;
+bool vb_client_busy(const struct vb_session *s) {
+    return s->client.out_size > 0 || !vb_outbox_empty(&s->client.later);
+}
+
+void vb_client_send(struct vb_session *s, const VfioBroker__Reply *reply, const int *fds, unsigned n_fds) {
+    struct vb_client_link *c = &s->client;
+    int r = c->fd < 0 ? 0 : vb_outbox_put(&c->later, &reply->base, fds, n_fds);
+
+    if (r < 0) { /* it would wait for that answer for ever */
+        vb_session_log(s, "no memory for an answer to client pid %u: disconnected", s->client_pid);
+        shutdown(c->fd, SHUT_RDWR);
+    } else if (c->fd >= 0 && s->base && flush(s) == -EAGAIN) {
+        event_del(c->readable);
+        event_add(c->writable, NULL);
+    } /* a client that is gone is noticed by reading */
 }
 
 static void after_flush(struct vb_session *s, int r) {
@@ -111,6 +123,7 @@ static void on_writable(evutil_socket_t fd, short what, void *arg) {
     if (r == 0) {
         event_del(s->client.writable);
         event_add(s->client.readable, NULL);
+        vb_accesses_resume(s);
     } else {
         after_flush(s, r);
     }
@@ -128,12 +141,16 @@ static bool closes_at_once(int fd) {
     return flags < 0 || flags & O_PATH || fcntl(fd, F_GET_SEALS) >= 0;
 }
 
-static void set_foreign_aside(struct vb_session *s, struct vb_packet *p) {
+unsigned vb_foreign_set_aside(struct vb_session *s, struct vb_packet *p) {
+    unsigned n = 0;
+
     for (unsigned i = 0; i < p->n_fds; i++)
         if (!closes_at_once(p->fds[i])) {
             p->fds[i] = -1;
-            s->client.n_foreign++;
+            n++;
         }
+    s->client.n_foreign += n;
+    return n;
 }
 
 static void on_readable(evutil_socket_t fd, short what, void *arg) {
@@ -144,7 +161,7 @@ static void on_readable(evutil_socket_t fd, short what, void *arg) {
 
     (void)what;
     int r = vb_packet_recv(fd, c->in, VB_PACKET_MAX, MSG_DONTWAIT, &p);
-    set_foreign_aside(s, &p);
+    vb_foreign_set_aside(s, &p);
     if (r == -EAGAIN)
         return;
     if (r == -EMSGSIZE) {
@@ -186,26 +203,16 @@ static void on_client_died(evutil_socket_t fd, short what, void *arg) {
 }
 
 void vb_client_event_closing(struct vb_session *s, const char *reason) {
-    struct vb_client_link *c = &s->client;
     VfioBroker__Closing closing = VFIO_BROKER__CLOSING__INIT;
     VfioBroker__Event event = VFIO_BROKER__EVENT__INIT;
     VfioBroker__Reply reply = VFIO_BROKER__REPLY__INIT;
 
-    if (c->fd < 0 || c->n_events >= VB_EVENTS_MAX)
-        return;
     closing.reason = (char *)reason;
     event.body_case = VFIO_BROKER__EVENT__BODY_CLOSING;
     event.closing = &closing;
     reply.body_case = VFIO_BROKER__REPLY__BODY_EVENT;
     reply.event = &event;
-    size_t size = protobuf_c_message_get_packed_size(&reply.base);
-    struct vb_event_packet *ev = malloc(sizeof *ev + size);
-    if (!ev)
-        return;
-    ev->size = protobuf_c_message_pack(&reply.base, ev->data);
-    STAILQ_INSERT_TAIL(&c->events, ev, link);
-    c->n_events++;
-    flush(s);
+    vb_client_send(s, &reply, NULL, 0);
 }
 
 static void *buffer(size_t size) {
@@ -220,10 +227,10 @@ int vb_client_start(struct vb_session *s, int fd) {
 
     c->fd = fd;
     c->out_fd = -1;
-    STAILQ_INIT(&c->events);
+    vb_outbox_init(&c->later);
     c->in = buffer(VB_PACKET_MAX);
     c->out = buffer(VB_PACKET_MAX);
-    if (!c->in || !c->out || vb_arena_init(&c->arena, VB_DECODE_MAX) < 0)
+    if (!c->in || !c->out || vb_arena_init(&c->arena, VB_DECODE_MAX) < 0 || vb_pins_start(s) < 0)
         return -ENOMEM;
     if (fd < 0 || !s->base)
         return 0; /* tests and fuzzers call vb_client_handle() themselves */
@@ -252,8 +259,7 @@ void vb_client_stop(struct vb_session *s) {
     free_event(&c->writable);
     free_event(&c->hello_timer);
     free_event(&c->died);
-    while (!STAILQ_EMPTY(&c->events))
-        drop_event(c);
+    vb_outbox_clear(&c->later);
     if (c->out_fd >= 0)
         close(c->out_fd);
     c->out_fd = -1;

@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "session/dispatch.h"
+#include "session/pins.h"
 
 #define ARENA_SIZE VB_DECODE_MAX
 
@@ -116,6 +116,7 @@ static void adopted(struct vb_session *s, const VfioBrokerInternal__Answer *answ
     c->retry_ms = VB_RECONNECT_FIRST_MS;
     evtimer_del(c->timer);
     vb_session_log(s, "found the daemon again");
+    vb_lease_idle(s);
     /* What became free between our list and now. */
     vb_session_maybe_exit(s);
 }
@@ -143,6 +144,14 @@ static int receive(struct vb_session *s, uint64_t serial, VfioBrokerInternal__An
         answer_question(s, m->ask);
         return c->fd < 0 ? -EPIPE : 0;
     }
+    if (m->body_case == VFIO_BROKER_INTERNAL__TO_SESSION__BODY_PIN_LINK) {
+        vb_pin_link_offered(s, m->pin_link, vb_packet_steal_fd(&p, 0));
+        return 0;
+    }
+    if (m->body_case == VFIO_BROKER_INTERNAL__TO_SESSION__BODY_LEASE_RECLAIM) {
+        vb_lease_reclaimed(s);
+        return c->fd < 0 ? -EPIPE : 0;
+    }
     if (m->body_case != VFIO_BROKER_INTERNAL__TO_SESSION__BODY_ANSWER)
         return 0;
     if (c->state == VB_LINK_ADOPTING) {
@@ -150,8 +159,11 @@ static int receive(struct vb_session *s, uint64_t serial, VfioBrokerInternal__An
             adopted(s, m->answer);
         return 0;
     }
-    if (!ret_answer || m->answer->serial != serial)
-        return 0; /* too late: its call has timed out */
+    if (!ret_answer || m->answer->serial != serial) { /* too late: its call has timed out */
+        if (m->answer->body_case == VFIO_BROKER_INTERNAL__ANSWER__BODY_LEASE)
+            vb_lease_came_late(s, m->answer->lease->granted);
+        return 0;
+    }
     *ret_answer = m->answer;
     if (ret_fd)
         *ret_fd = vb_packet_steal_fd(&p, 0);
@@ -231,6 +243,19 @@ void vb_control_holding(struct vb_session *s) {
         lose(s);
 }
 
+void vb_control_give(struct vb_session *s, const struct vb_give *g, bool asked) {
+    VfioBrokerInternal__LeaseGive body = VFIO_BROKER_INTERNAL__LEASE_GIVE__INIT;
+    VfioBrokerInternal__ToDaemon m = VFIO_BROKER_INTERNAL__TO_DAEMON__INIT;
+
+    body.bytes = g->bytes;
+    body.doubled = g->doubled;
+    body.asked = asked;
+    m.body_case = VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_LEASE_GIVE;
+    m.lease_give = &body;
+    if (s->control.state == VB_LINK_UP && send_message(s, &m, NULL, 0, now_ms() + VB_CALL_MS) < 0)
+        lose(s);
+}
+
 static void on_readable(evutil_socket_t fd, short what, void *arg) {
     (void)fd, (void)what;
     receive(arg, 0, NULL, NULL);
@@ -262,6 +287,8 @@ static int send_adopt(struct vb_session *s) {
     adopt.client_pid = s->client_pid;
     adopt.client_uid = s->client_uid;
     adopt.version = VB_PROTOCOL_VERSION;
+    adopt.lease = s->model->ledger.lease;
+    adopt.doubled = s->model->ledger.doubled_granted;
     if (s->client.fd >= 0)
         fds[n_fds++] = s->client.fd;
     if (s->iommufd >= 0)

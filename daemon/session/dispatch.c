@@ -29,6 +29,12 @@ static const struct row rows[] = {
     [VFIO_BROKER__REQUEST__BODY_DEVICE_DETACH] = {"DeviceDetach", vb_op_device_detach, 0, false},
     [VFIO_BROKER__REQUEST__BODY_DEVICE_RELEASE] = {"DeviceRelease", vb_op_device_release, 0, false},
     [VFIO_BROKER__REQUEST__BODY_INSPECT] = {"Inspect", vb_op_inspect, 0, false},
+    [VFIO_BROKER__REQUEST__BODY_TOKEN_CREATE] = {"TokenCreate", vb_op_token_create, 0, false},
+    [VFIO_BROKER__REQUEST__BODY_TOKEN_REVOKE] = {"TokenRevoke", vb_op_token_revoke, 0, false},
+    [VFIO_BROKER__REQUEST__BODY_ACCESS_OPEN] = {"AccessOpen", vb_op_access_open, 0, false},
+    [VFIO_BROKER__REQUEST__BODY_ACCESS_CLOSE] = {"AccessClose", vb_op_access_close, 0, false},
+    [VFIO_BROKER__REQUEST__BODY_PIN] = {"Pin", vb_op_pin, 0, false},
+    [VFIO_BROKER__REQUEST__BODY_UNPIN] = {"Unpin", vb_op_unpin, 0, false},
 };
 #define N_ROWS (sizeof rows / sizeof rows[0])
 
@@ -39,6 +45,7 @@ static int violation(struct vb_request *rq) {
 
 static int run(struct vb_session *s, struct vb_packet *p, struct vb_request *rq, struct vb_error *e) {
     const VfioBroker__Request *m = rq->msg;
+    rq->packet = p;
 
     if (m->id == 0)
         return vb_refuse(e, violation(rq), "request id 0 is reserved for events");

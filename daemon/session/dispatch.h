@@ -7,9 +7,11 @@
 
 struct vb_request {
     const VfioBroker__Request *msg;
+    const struct vb_packet *packet; /* it came in */
     int fd;                  /* the one that came with it, if its row wants one: the op takes it (sets -1) */
     VfioBroker__Reply reply; /* body set by the op; everything in it lives in session->client.arena */
     int reply_fd;            /* to go with the reply, owned by the request, or -1 */
+    bool deferred;           /* it is answered later: see pins.h */
     bool fatal;              /* the connection ends after the reply */
 };
 
@@ -46,6 +48,12 @@ int vb_op_device_bind(struct vb_session *s, struct vb_request *rq, struct vb_err
 int vb_op_device_attach(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
 int vb_op_device_detach(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
 int vb_op_device_release(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_token_create(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_token_revoke(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_access_open(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_access_close(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_pin(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_unpin(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
 int vb_op_inspect(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
 
 /* Rows about this session, into `a`; for the client itself, and for the daemon's questions (control.c). */

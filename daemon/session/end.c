@@ -22,6 +22,8 @@ void vb_session_end(struct vb_session *s) {
         snprintf(devices[i].address, sizeof devices[i].address, "%s", d->address);
         devices[i].handle = d->handle;
     }
+    vb_model_unmap_kernel(s->model);
+    vb_pins_stop(s);
     vb_model_empty(s->model);
     vb_client_stop(s);
     for (uint32_t i = 0; i < n; i++)

@@ -73,13 +73,14 @@ static int set_up(struct vb_session *s, const VfioBrokerInternal__Start *start, 
     s->model->ledger.lease = start->lease;
 #ifdef VB_TEST_HOOKS
     s->model->ledger.lease += start->lie;
+    s->lies = start->lie != 0;
 #endif
     s->model->ledger.limit = start->limit;
     snprintf(s->model->ledger.whose, sizeof s->model->ledger.whose, "%s", start->limit_whose);
-    s->model->ledger.want = vb_lease_want;
-    s->model->ledger.arg = s;
     s->model->ledger.tables_max = start->tables_max;
-    r = vb_control_start(s, vb_steal_fd(control_fd));
+    r = vb_lease_start(s);
+    if (r == 0)
+        r = vb_control_start(s, vb_steal_fd(control_fd));
     if (r == 0 && !start->hold)
         r = vb_client_start(s, vb_steal_fd(client_fd));
     if (r == 0)
@@ -114,7 +115,8 @@ int vb_session_main(int client_fd, int control_fd) {
 
     signal(SIGPIPE, SIG_IGN);
     LIST_INIT(&s.watches);
-    STAILQ_INIT(&s.client.events);
+    vb_outbox_init(&s.client.later);
+    TAILQ_INIT(&s.pin_links);
     s.base = event_base_new();
     int r = s.base && buf ? vb_arena_init(&arena, VB_PACKET_MAX) : -ENOMEM;
     if (r == 0)
@@ -133,8 +135,10 @@ int vb_session_main(int client_fd, int control_fd) {
     while (r == 0 && !(s.holding && s.n_held == 0))
         if (event_base_loop(s.base, EVLOOP_ONCE) < 0)
             r = -EIO;
+    vb_pins_stop(&s);
     vb_client_stop(&s);
     vb_unwatch_all(&s);
+    vb_lease_stop(&s);
     s.model = vb_model_free(s.model);
     vb_control_stop(&s); /* the daemon takes this for the end */
     if (s.held_timer)

@@ -1,5 +1,5 @@
 /* Map and unmap, in batches. */
-#include "session/dispatch.h"
+#include "session/pins.h"
 
 #include <errno.h>
 
@@ -11,6 +11,38 @@ static int batch_size(size_t n, struct vb_error *e) {
         return vb_refuse(e, VB_LIMIT, "a batch has at most %u entries, this one %zu: send several", VB_BATCH_MAX, n);
     }
     return 0;
+}
+
+/* Only a request on ranges that a parked one is about, or (pins) on pinned ranges, has to wait. n 0: the whole space. A space
+ * or a range that does not exist is the model's to refuse. */
+static int wait_for(struct vb_session *s, struct vb_request *rq, uint32_t space, const struct vb_unmap_entry *entries,
+                    size_t n, bool pins, struct vb_error *e) {
+    struct vb_pin_filter f = {.space = vb_table_find(&s->model->spaces, space), .n = n};
+    struct vb_range *ranges;
+
+    if (!f.space || (s->park.n == 0 && !pins))
+        return 0;
+    f.ranges = ranges = vb_arena_alloc(&s->client.arena, n * sizeof *ranges + 1);
+    if (!ranges)
+        return vb_fail(e, -ENOMEM, "a batch of %zu", n);
+    for (size_t i = 0; i < n; i++)
+        if (!vb_range_from(entries[i].iova, entries[i].size, &ranges[i]))
+            ranges[i] = (struct vb_range){entries[i].iova, entries[i].iova};
+    return vb_park(s, rq, &f, pins, e);
+}
+
+static int map_waits(struct vb_session *s, struct vb_request *rq, const struct vb_map_entry *entries,
+                     struct vb_error *e) {
+    const VfioBroker__Map *q = rq->msg->map;
+
+    if (s->park.n == 0)
+        return 0;
+    struct vb_unmap_entry *where = vb_arena_alloc(&s->client.arena, q->n_entries * sizeof *where);
+    if (!where)
+        return vb_fail(e, -ENOMEM, "a batch of %zu", q->n_entries);
+    for (size_t i = 0; i < q->n_entries; i++)
+        where[i] = (struct vb_unmap_entry){entries[i].iova, entries[i].size};
+    return wait_for(s, rq, q->space, where, q->n_entries, false, e);
 }
 
 int vb_op_map(struct vb_session *s, struct vb_request *rq, struct vb_error *e) {
@@ -27,34 +59,43 @@ int vb_op_map(struct vb_session *s, struct vb_request *rq, struct vb_error *e) {
 
         entries[i] = (struct vb_map_entry){m->iova, m->size, m->offset, m->memory, m->prot};
     }
-    return vb_model_map(s->model, q->space, entries, q->n_entries, e);
+    r = map_waits(s, rq, entries, e);
+    return r != 0 || rq->deferred ? r : vb_model_map(s->model, q->space, entries, q->n_entries, e);
+}
+
+static int unmap(struct vb_session *s, struct vb_request *rq, const struct vb_unmap_entry *entries,
+                 VfioBroker__UnmapReply *m, struct vb_error *e) {
+    const VfioBroker__Unmap *q = rq->msg->unmap;
+    const size_t n = q->n_entries; /* 0: everything */
+
+    int r = wait_for(s, rq, q->space, entries, n, false, e);
+    if (r != 0 || rq->deferred)
+        return r;
+    r = n ? vb_model_unmap(s->model, q->space, entries, n, &m->mappings, &m->bytes, e)
+          : vb_model_unmap_all(s->model, q->space, &m->mappings, &m->bytes, e);
+    if (r != VB_BUSY) /* by pins, and nothing else is wrong with it */
+        return r;
+    return wait_for(s, rq, q->space, entries, n, true, e);
 }
 
 int vb_op_unmap(struct vb_session *s, struct vb_request *rq, struct vb_error *e) {
     const VfioBroker__Unmap *q = rq->msg->unmap;
     VfioBroker__UnmapReply *m = VB_NEW(s, VfioBroker__UnmapReply, VFIO_BROKER__UNMAP_REPLY__INIT, e);
-    int r;
 
     if (!m)
         return e->code;
-    if (q->all) {
-        if (q->n_entries)
-            return vb_refuse(e, VB_INVALID, "unmap everything, or %zu entries: not both", q->n_entries);
-        r = vb_model_unmap_all(s->model, q->space, &m->mappings, &m->bytes, e);
-    } else {
-        r = batch_size(q->n_entries, e);
-        if (r != 0)
-            return r;
-        struct vb_unmap_entry *entries = vb_arena_alloc(&s->client.arena, q->n_entries * sizeof *entries);
-        if (!entries)
-            return vb_fail(e, -ENOMEM, "a batch of %zu", q->n_entries);
-        for (size_t i = 0; i < q->n_entries; i++)
-            entries[i] = (struct vb_unmap_entry){q->entries[i]->iova, q->entries[i]->size};
-        r = vb_model_unmap(s->model, q->space, entries, q->n_entries, &m->mappings, &m->bytes, e);
-    }
+    if (q->all && q->n_entries)
+        return vb_refuse(e, VB_INVALID, "unmap everything, or %zu entries: not both", q->n_entries);
+    int r = q->all ? 0 : batch_size(q->n_entries, e);
     if (r != 0)
         return r;
+    struct vb_unmap_entry *entries = vb_arena_alloc(&s->client.arena, q->n_entries * sizeof *entries + 1);
+    if (!entries)
+        return vb_fail(e, -ENOMEM, "a batch of %zu", q->n_entries);
+    for (size_t i = 0; i < q->n_entries; i++)
+        entries[i] = (struct vb_unmap_entry){q->entries[i]->iova, q->entries[i]->size};
+    r = unmap(s, rq, entries, m, e);
     rq->reply.body_case = VFIO_BROKER__REPLY__BODY_UNMAP;
     rq->reply.unmap = m;
-    return 0;
+    return r;
 }

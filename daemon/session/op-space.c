@@ -1,7 +1,7 @@
 /* Requests about spaces. */
 #include <errno.h>
 
-#include "session/dispatch.h"
+#include "session/pins.h"
 
 int vb_op_space_create(struct vb_session *s, struct vb_request *rq, struct vb_error *e) {
     struct vb_space *space;
@@ -21,9 +21,33 @@ int vb_op_space_create(struct vb_session *s, struct vb_request *rq, struct vb_er
     return 0;
 }
 
-int vb_op_space_destroy(struct vb_session *s, struct vb_request *rq, struct vb_error *e) {
-    int r = vb_model_space_destroy(s->model, rq->msg->space_destroy->space, e);
+/* Pins have to end first; tokens and accesses end with their space. */
+static int empty_space(struct vb_session *s, struct vb_request *rq, struct vb_space *space, struct vb_error *e) {
+    const struct vb_pin_filter its = {.space = space};
+    uint64_t mappings, bytes;
 
+    int r = vb_park(s, rq, &its, false, e);
+    if (r != 0 || rq->deferred)
+        return r;
+    r = vb_model_unmap_all(s->model, space->id, &mappings, &bytes, e);
+    if (r == VB_BUSY)
+        return vb_park(s, rq, &its, true, e);
+    if (r == 0)
+        vb_tokens_of_space_remove(s, space);
+    return r;
+}
+
+int vb_op_space_destroy(struct vb_session *s, struct vb_request *rq, struct vb_error *e) {
+    struct vb_space *space = vb_model_space(s->model, rq->msg->space_destroy->space, e);
+    int r = 0;
+
+    if (!space)
+        return e->code;
+    if (space->devices == 0) /* else it is refused */
+        r = empty_space(s, rq, space, e);
+    if (r != 0 || rq->deferred)
+        return r;
+    r = vb_model_space_destroy(s->model, space->id, e);
     if (r == 0)
         vb_held_poll(s); /* the client may have attached a device to it by itself */
     return r;

@@ -59,6 +59,8 @@ static const int allowed[] = {
     SCMP_SYS(munmap),
     SCMP_SYS(mremap),
     SCMP_SYS(madvise),
+    SCMP_SYS(mlock),
+    SCMP_SYS(munlock),
     SCMP_SYS(brk),
     SCMP_SYS(futex),
     /* ourselves */

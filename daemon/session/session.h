@@ -4,9 +4,11 @@
  *
  *   client.c    the client's connection: packets in, replies out, back pressure
  *   dispatch.c  the table of requests; op-*.c: one file for each family
+ *   outbox.c    packets that a socket did not take yet
+ *   pins.h      tokens, accesses, pins: token.c, pin-link.c, park.c, access.c
  *   reply.c     model errors and results to protobuf
  *   control.c   the link to the daemon: calls, questions, finding the next daemon
- *   lease.c     more lease for the ledger
+ *   lease.c     more lease for the ledger, and less
  *   held.c      devices that somebody still has open after release
  *   end.c       the client is gone: memory first, then the rest
  *   sandbox.c   what this process may ask of the kernel
@@ -25,21 +27,22 @@
 #include "internal.pb-c.h"
 #include "proto/codec.h"
 #include "proto/fdpass.h"
+#include "session/outbox.h"
 
-struct vb_event_packet; /* client.c */
+struct vb_parked;   /* park.c */
+struct vb_pin_link; /* pins.h */
 
 /* The client's connection. Invariant: while a reply waits to be written, nothing is read. */
 struct vb_client_link {
     int fd; /* -1 once the client is gone */
     struct event *readable, *writable, *hello_timer, *died;
     bool hello_done;
-    struct vb_arena arena;                 /* the request in progress, and its reply */
-    uint8_t *in, *out;                     /* VB_PACKET_MAX each */
-    size_t out_size;                       /* a reply that the socket did not take yet, or 0 */
-    int out_fd;                            /* its fd, or -1 */
-    STAILQ_HEAD(, vb_event_packet) events; /* behind the reply */
-    unsigned n_events;
-    unsigned n_foreign; /* fds that are no memory, left open: closing them may wait */
+    struct vb_arena arena;  /* the request in progress, and its reply */
+    uint8_t *in, *out;      /* VB_PACKET_MAX each */
+    size_t out_size;        /* a reply that the socket did not take yet, or 0 */
+    int out_fd;             /* its fd, or -1 */
+    struct vb_outbox later; /* behind the reply: events, answers to requests that had to wait */
+    unsigned n_foreign;     /* fds that are no memory, left open: closing them may wait */
 };
 
 enum vb_link_state { VB_LINK_DOWN, VB_LINK_ADOPTING, VB_LINK_UP };
@@ -69,6 +72,22 @@ struct vb_device_watch {
     vb_handle handle;
 };
 
+/* A request of our client that waits for the answer of a space's owner (access.c). */
+struct vb_pending {
+    uint64_t request; /* the client's id; 0: free */
+    uint64_t serial;
+    uint32_t access;
+    VfioBrokerInternal__ToPinner__BodyCase expect;
+};
+
+/* Requests that wait for pins to end (park.c). */
+struct vb_park_list {
+    STAILQ_HEAD(, vb_parked) list;
+    unsigned n;
+    struct vb_parked *current; /* is being tried again */
+    struct event *retry, *deadline;
+};
+
 struct vb_session {
     struct event_base *base;
     uint32_t id;
@@ -84,9 +103,20 @@ struct vb_session {
     struct vb_control_link control;
     struct vb_held held[2 * VB_DEVICES_MAX];
     unsigned n_held;
+    struct event *lease_timer;
+#ifdef VB_TEST_HOOKS
+    bool lies; /* --test-lie */
+#endif
     struct event *held_timer;
     unsigned held_poll_ms; /* until it fires next */
     LIST_HEAD(, vb_device_watch) watches;
+    struct vb_table tokens;              /* struct vb_token */
+    TAILQ_HEAD(, vb_pin_link) pin_links; /* others' accesses to our spaces */
+    uint32_t n_pin_links;
+    struct vb_table accesses; /* struct vb_access */
+    struct vb_pending pending[VB_PARKED_MAX];
+    uint64_t last_serial;
+    struct vb_park_list park;
 };
 
 /* The whole life of a session process: fds inherited from the daemon, exit status returned. client_fd is -1 when it only
@@ -102,8 +132,22 @@ void vb_client_stop(struct vb_session *s);
  * that no request took are closed by the caller. Returns the reply's size; *ret_fd: to go with it (caller closes), or
  * -1; *ret_fatal: the connection must end after this reply. */
 size_t vb_client_handle(struct vb_session *s, struct vb_packet *p, int *ret_fd, bool *ret_fatal);
-/* Queues an event for the client; one that does not read is disconnected when VB_EVENTS_MAX wait. */
+/* Carries out a packet again that had to wait, and answers it. False: it has to wait on. */
+bool vb_client_again(struct vb_session *s, struct vb_packet *p);
+/* Sends an event, or the answer to a request that had to wait; what the socket does not take goes out later. fds stay the
+ * caller's. Callers bound how many can wait (VB_EVENTS_MAX, VB_PARKED_MAX, or they look at vb_client_busy() first). */
+void vb_client_send(struct vb_session *s, const VfioBroker__Reply *reply, const int *fds, unsigned n_fds);
+/* Something waits to be written to the client. */
+bool vb_client_busy(const struct vb_session *s);
+/* Takes fds out of the packet that are no memory and leaves them open, with -1 in their places: closing them could wait.
+ * Returns how many. */
+unsigned vb_foreign_set_aside(struct vb_session *s, struct vb_packet *p);
+/* The session ends after this event, if the client takes it. */
 void vb_client_event_closing(struct vb_session *s, const char *reason);
+
+/* ---- park.c, token.c, pin-link.c, access.c: more in pins.h ---- */
+int vb_pins_start(struct vb_session *s);
+void vb_pins_stop(struct vb_session *s);
 
 /* ---- control.c ---- */
 int vb_control_start(struct vb_session *s, int fd /* consumed */);
@@ -117,9 +161,19 @@ void vb_control_device_free(struct vb_session *s, const char *address);
 /* Given back, but somebody has it open still: for people who wait for it. */
 void vb_control_device_held(struct vb_session *s, const char *address);
 void vb_control_holding(struct vb_session *s);
+/* Lease that is given back; asked: the daemon wanted it. */
+void vb_control_give(struct vb_session *s, const struct vb_give *g, bool asked);
 
 /* ---- lease.c ---- */
-int vb_lease_want(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_error *e);
+/* The ledger's want() and released(). 0 or -ENOMEM. */
+int vb_lease_start(struct vb_session *s);
+void vb_lease_stop(struct vb_session *s);
+/* Something may be idle from now on. */
+void vb_lease_idle(struct vb_session *s);
+/* The daemon wants what is idle. */
+void vb_lease_reclaimed(struct vb_session *s);
+/* A grant whose call had lost patience. */
+void vb_lease_came_late(struct vb_session *s, uint64_t granted);
 
 /* ---- held.c ---- */
 /* The backend has closed `handle`: report the device free, now or when nobody has it open any more. */
