@@ -1,0 +1,262 @@
+/* The life of one client, and the comparing. See ledger-run.h. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ledger-run.h"
+
+const struct operation operations[] = {
+    {"register", 6, do_register, 0},
+    {"unregister", 4, do_unregister, 0},
+    {"space create", 3, do_space_create, 0},
+    {"space destroy", 1, do_space_destroy, 0},
+    {"map one", 24, do_map, 0},
+    {"map batch", 8, do_map_batch, 0},
+    {"unmap one", 13, do_unmap, 0},
+    {"unmap batch", 4, do_unmap_batch, 0},
+    {"unmap all", 1, do_unmap_all, 0},
+    {"claim", 2, do_claim, 0},
+    {"bind", 2, do_bind, 0},
+    {"attach", 7, do_attach, 'd'},
+    {"detach", 6, do_detach, 'd'},
+    {"release", 1, do_release, 0},
+    {"punch", 2, do_punch, 'p'},
+    {"truncate", 1, do_truncate, 't'},
+    {"populate", 10, do_populate, 0},
+    {"limit", 3, do_limit, 0},
+    {"mlock of its own", 2, do_own_lock, 0},
+};
+const unsigned n_operations = sizeof operations / sizeof operations[0];
+
+/* xorshift64* (Vigna): the same everywhere. */
+uint64_t below(struct user *u, uint64_t n) {
+    u->random ^= u->random >> 12;
+    u->random ^= u->random << 25;
+    u->random ^= u->random >> 27;
+    return n ? (u->random * 0x2545f4914f6cdd1dull >> 11) % n : 0;
+}
+
+bool chance(struct user *u, unsigned of) {
+    return below(u, of) == 0;
+}
+
+void doing(struct user *u, const char *fmt, ...) {
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(u->detail, sizeof u->detail, fmt, ap);
+    va_end(ap);
+}
+
+void mismatch(struct user *u, const char *fmt, ...) {
+    char text[1024];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    printf("# MISMATCH: seed %" PRIu64 ", client %u, round %" PRIu64 ", operation %" PRIu64 " (%s: %s): %s\n",
+           u->options->seed, u->number, u->round, u->operation, u->doing, u->detail, text);
+    fflush(stdout);
+    _exit(1);
+}
+
+/* The names of a set of codes. */
+static const char *names(unsigned why, char *buf, size_t size) {
+    size_t used = 0;
+
+    buf[0] = 0;
+    for (int code = 0; code < 32 && used < size; code++)
+        if (why & 1u << code)
+            used += (size_t)snprintf(buf + used, size - used, "%s%s", used ? " or " : "", vfb_code_name(code));
+    return why ? buf : "success";
+}
+
+enum outcome judge(struct user *u, int r, unsigned why) {
+    char buf[256];
+
+    if (r == 0 && why == 0)
+        return DONE;
+    if (r > 0 && r < 32 && why & 1u << r)
+        return REFUSED;
+    mismatch(u, "the answer is %s instead of %s: %s", r ? vfb_code_name(r) : "success", names(why, buf, sizeof buf),
+             r ? vfb_error(u->c)->text : "");
+}
+
+static void equal(struct user *u, const char *what, uint64_t is, uint64_t expected) {
+    if (is != expected)
+        mismatch(u, "%s is %" PRIu64 " instead of %" PRIu64, what, is, expected);
+}
+
+void compare(struct user *u) {
+    uint64_t memories = 0, spaces = 0, devices = 0, pinned, locked;
+    int r = vfb_usage(u->c, &u->usage);
+
+    if (r != 0)
+        mismatch(u, "usage: %s: %s", vfb_code_name(r), vfb_error(u->c)->text);
+    for (unsigned i = 0; i < O_MEMORIES; i++)
+        memories += u->o.memories[i].registered > 0;
+    for (unsigned i = 0; i < O_SPACES; i++)
+        spaces += u->o.spaces[i].live;
+    for (unsigned i = 0; i < O_DEVICES; i++)
+        devices += u->o.devices[i].state != O_FREE;
+    equal(u, "used", u->usage.used, u->o.paid);
+    equal(u, "mapped", u->usage.mapped, u->o.mapped);
+    equal(u, "number of mappings", u->usage.mappings, u->o.n_mappings);
+    equal(u, "number of memories", u->usage.memories, memories);
+    equal(u, "number of spaces", u->usage.spaces, spaces);
+    equal(u, "number of devices", u->usage.devices, devices);
+    host_session_pins(u, &pinned, &locked);
+    equal(u, "VmPin", pinned, u->pins ? u->o.pinned : 0);
+    equal(u, "VmLck", locked, (u->pins ? u->o.pinned : 0) + u->o.locked);
+    if (u->usage.used > u->usage.lease)
+        mismatch(u, "used %" PRIu64 " passes the lease of %" PRIu64, u->usage.used, u->usage.lease);
+    if (u->o.paid == 0)
+        equal(u, "tables, with nothing mapped,", u->usage.tables, 0);
+    u->o.lease = u->usage.lease;
+    u->board->comparisons[u->number]++;
+}
+
+/* ---- a connection ---- */
+
+static void join(struct user *u) {
+    int r = vfb_client_new(&u->c);
+
+    u->doing = "connect";
+    u->detail[0] = 0;
+    if (r == 0)
+        r = vfb_connect(u->c, NULL, "ledger");
+    if (r != 0)
+        mismatch(u, "%s: %s", vfb_code_name(r), u->c ? vfb_error(u->c)->text : "");
+    u->pins = strcmp(vfb_info(u->c)->backend, "emulated") != 0;
+    u->o.n_max = vfb_info(u->c)->mappings_max;
+    if (u->o.n_max > O_MAPPINGS)
+        mismatch(u, "policy grants %" PRIu64 " mappings, the oracle has room for %d", u->o.n_max, O_MAPPINGS);
+    memset(u->memory_ids, 0xff, sizeof u->memory_ids);
+    memset(u->space_ids, 0xff, sizeof u->space_ids);
+    memset(u->device_ids, 0xff, sizeof u->device_ids);
+    host_find_session(u);
+    compare(u);
+}
+
+/* Everything back by request: nothing may be left. */
+static void give_back(struct user *u) {
+    u->doing = "give back";
+    for (unsigned d = 0; d < O_DEVICES; d++)
+        if (u->o.devices[d].state != O_FREE) {
+            close(u->device_fds[d]);
+            u->device_fds[d] = -1;
+            judge(u, vfb_device_release(u->c, u->device_ids[d]), 0);
+            if (u->o.devices[d].state == O_ATTACHED)
+                oracle_attached(&u->o, d, u->o.devices[d].space, -1);
+            u->o.devices[d].state = O_FREE;
+        }
+    equal(u, "the oracle's VmPin", u->o.pinned, 0);
+    compare(u);
+    for (unsigned s = 0; s < O_SPACES; s++)
+        if (u->o.spaces[s].live) {
+            judge(u, vfb_space_destroy(u->c, u->space_ids[s]), 0);
+            oracle_unmapped(&u->o, s, 0, UINT64_MAX);
+            u->o.spaces[s].live = false;
+        }
+    equal(u, "the oracle's sum", u->o.paid + u->o.mapped + u->o.n_mappings, 0);
+    for (unsigned m = 0; m < O_MEMORIES; m++)
+        for (; u->o.memories[m].registered; u->o.memories[m].registered--)
+            judge(u, vfb_memory_unregister(u->c, u->memory_ids[m]), 0);
+    compare(u);
+}
+
+/* Files stay as they are; everything else goes with the connection. */
+static void leave(struct user *u) {
+    u->doing = "leave";
+    for (unsigned d = 0; d < O_DEVICES; d++) {
+        if (u->device_fds[d] >= 0)
+            close(u->device_fds[d]);
+        u->device_fds[d] = -1;
+        if (u->o.devices[d].state == O_ATTACHED)
+            oracle_attached(&u->o, d, u->o.devices[d].space, -1);
+        u->o.devices[d].state = O_FREE;
+    }
+    for (unsigned s = 0; s < O_SPACES; s++) {
+        oracle_unmapped(&u->o, s, 0, UINT64_MAX);
+        u->o.spaces[s].live = false;
+    }
+    for (unsigned m = 0; m < O_MEMORIES; m++)
+        u->o.memories[m].registered = 0;
+    vfb_client_free(u->c);
+    u->c = NULL;
+    close(u->status);
+    host_session_gone(u);
+}
+
+/* ---- rounds ---- */
+
+static void step(struct user *u, unsigned total) {
+    enum outcome out = SKIPPED;
+    const struct operation *op;
+    struct tally *t;
+    uint64_t at;
+
+    while (out == SKIPPED) {
+        at = below(u, total);
+        for (op = operations; at >= op->weight; op++)
+            at -= op->weight;
+        u->doing = op->name;
+        out = op->run(u);
+    }
+    t = &u->board->tally[u->number][op - operations];
+    if (out == DONE)
+        t->done++;
+    else
+        t->refused++;
+    compare(u);
+    u->operation++;
+}
+
+/* Whose is which device in this round? All clients must agree. */
+static void deal(struct user *u) {
+    for (unsigned d = 0; d < u->options->n_devices; d++) {
+        uint64_t x = (u->options->seed + 1) * 0x9e3779b97f4a7c15ull + u->round * 7 + d * 1000003;
+
+        x ^= x >> 31;
+        x *= 0xbf58476d1ce4e5b9ull;
+        x ^= x >> 29;
+        u->mine[d] = x % u->options->clients == u->number;
+    }
+}
+
+void client_main(struct user *u) {
+    const struct options *options = u->options;
+    unsigned total = 0;
+    bool back;
+
+    for (unsigned i = 0; i < n_operations; i++)
+        total += operations[i].weight;
+    u->random = (options->seed + 1) * 0x9e3779b97f4a7c15ull ^ (u->number + 1) * 0xd1342543de82ef95ull;
+    for (unsigned d = 0; d < O_DEVICES; d++)
+        u->device_fds[d] = -1;
+    u->doing = "set up";
+    host_setup(u);
+    host_limit(u, options->memlock);
+    for (u->round = 0; u->round < options->rounds; u->round++) {
+        const uint64_t end = options->operations / options->clients * (u->round + 1) / options->rounds;
+        const bool last = u->round + 1 == options->rounds;
+
+        pthread_barrier_wait(&u->board->barrier); /* all devices are given back */
+        deal(u);
+        if (!u->c)
+            join(u);
+        while (u->operation < end)
+            step(u, total);
+        back = last || !chance(u, 3);
+        if (back)
+            give_back(u);
+        if (last || !back || chance(u, 2))
+            leave(u);
+    }
+    pthread_barrier_wait(&u->board->barrier);
+}

@@ -1,0 +1,119 @@
+/* The randomised run of the ledger: several clients do random things, most of them sensible, and after each operation the
+ * answer, vfb_usage(), and VmPin and VmLck of the session are compared with what the oracle says, exactly.
+ *
+ * ledger-run.c starts the clients, each a process and user of its own with one connection, and adds up; ledger-client.c is the life of one;
+ * ledger-calls.c and ledger-host.c are the operations, on the broker and behind its back. A client knows no answer but the
+ * oracle's. What it does depends on seed and number alone, so a failure can be had again; when a device becomes free after its release, and
+ * when idle lease is given back, does not. */
+#ifndef VB_TESTS_LEDGER_RUN_H
+#define VB_TESTS_LEDGER_RUN_H
+
+#include <pthread.h>
+#include <sys/types.h>
+
+#include "ledger-oracle.h"
+
+enum { CLIENTS_MAX = 8, BATCH_MAX = 24, OPERATIONS_MAX = 32, OWN_PAGES = 256, MAPPINGS_GRANTED = 200 };
+
+struct options {
+    uint64_t operations, rounds, clients, seed; /* operations of all clients together */
+    const char *page_size;                      /* "4k", "2m", "mixed" */
+    const char *ctl;                            /* vfio-brokerctl, to find the session's pid */
+    const char *devices[O_DEVICES];
+    unsigned n_devices;
+    uid_t first_uid; /* clients are this user and the next ones; 0: whoever we are */
+    uint64_t memlock;
+};
+
+struct tally {
+    uint64_t done, refused;
+};
+
+/* Between the processes. */
+struct board {
+    pthread_barrier_t barrier;
+    struct tally tally[CLIENTS_MAX][OPERATIONS_MAX];
+    uint64_t comparisons[CLIENTS_MAX], either[CLIENTS_MAX];
+};
+
+struct user {
+    const struct options *options;
+    struct board *board;
+    unsigned number;
+    uint64_t random, operation, round;
+    const char *doing; /* operation under way, for messages */
+    char detail[400];
+
+    struct vfb_client *c;
+    bool pins; /* the backend pins: VmPin tells */
+    pid_t session;
+    int status; /* /proc/SESSION/status */
+    struct vfb_usage usage;
+    struct oracle o;
+
+    int fds[O_FILES];
+    uint8_t *host[O_FILES]; /* our mapping */
+    uint64_t unit[O_FILES]; /* pages of 4 KiB in one of the file */
+    uint64_t window;        /* IOVAs are drawn from that many pages */
+    uint32_t memory_ids[O_MEMORIES], space_ids[O_SPACES], device_ids[O_DEVICES];
+    int device_fds[O_DEVICES];
+    bool mine[O_DEVICES]; /* in this round */
+    uint8_t *own;         /* OWN_PAGES to mlock */
+};
+
+enum outcome { SKIPPED, DONE, REFUSED };
+struct operation {
+    const char *name;
+    unsigned weight;
+    enum outcome (*run)(struct user *u);
+    char kind; /* 'd': attach or detach; 'p': punch; 't': truncation */
+};
+extern const struct operation operations[];
+extern const unsigned n_operations;
+
+/* ---- ledger-client.c ---- */
+void client_main(struct user *u);
+uint64_t below(struct user *u, uint64_t n);
+bool chance(struct user *u, unsigned of);
+/* Ends the process: something is not as predicted. */
+void mismatch(struct user *u, const char *fmt, ...) __attribute__((noreturn, format(printf, 2, 3)));
+/* What is being done, for mismatch(). */
+void doing(struct user *u, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Was the answer `r` one of `why`? */
+enum outcome judge(struct user *u, int r, unsigned why);
+void compare(struct user *u);
+
+/* ---- ledger-calls.c: on the broker ---- */
+enum outcome do_register(struct user *u);
+enum outcome do_unregister(struct user *u);
+enum outcome do_space_create(struct user *u);
+enum outcome do_space_destroy(struct user *u);
+enum outcome do_map(struct user *u);
+enum outcome do_map_batch(struct user *u);
+enum outcome do_unmap(struct user *u);
+enum outcome do_unmap_batch(struct user *u);
+enum outcome do_unmap_all(struct user *u);
+/* ledger-devices.c */
+enum outcome do_claim(struct user *u);
+enum outcome do_bind(struct user *u);
+enum outcome do_attach(struct user *u);
+enum outcome do_detach(struct user *u);
+enum outcome do_release(struct user *u);
+
+/* ---- ledger-host.c: behind its back ---- */
+enum outcome do_punch(struct user *u);
+enum outcome do_truncate(struct user *u);
+enum outcome do_populate(struct user *u);
+enum outcome do_limit(struct user *u);
+enum outcome do_own_lock(struct user *u);
+void host_setup(struct user *u);
+void host_populate(struct user *u, unsigned file, uint64_t first, uint64_t n);
+void host_limit(struct user *u, uint64_t bytes);
+/* Finds the process that serves us. */
+void host_find_session(struct user *u);
+/* VmPin and VmLck of it, bytes. */
+void host_session_pins(struct user *u, uint64_t *ret_pinned, uint64_t *ret_locked);
+/* Waits until it is gone. */
+void host_session_gone(struct user *u);
+
+#endif
