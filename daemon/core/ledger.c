@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <stdio.h>
 
 /* Grants and reclaims of other sessions of the account can cross: asked again, but not for ever. */
 #define TRIES 8
@@ -19,14 +20,40 @@ static int check_tables(struct vb_ledger *l, uint64_t bytes, struct vb_error *e)
     if (bytes == 0 || (l->tables <= l->tables_max && bytes <= l->tables_max - l->tables))
         return 0;
     vb_error_limit(e, bytes, l->tables, l->tables_max, "tables_max of the session");
-    return vb_refuse(e, VB_LIMIT,
-                     "page tables and kernel objects of these mappings take about %s more, %s of %s (tables_max) are in "
-                     "use; map larger or neighbouring ranges, or have policy grant more",
-                     VB_SIZE(bytes), VB_SIZE(l->tables), VB_SIZE(l->tables_max));
+    return vb_refuse(
+        e, VB_LIMIT,
+        "page tables and kernel objects of these mappings take about %s more, %s of %s (tables_max) are in "
+        "use; map larger or neighbouring ranges, or have policy grant more",
+        VB_SIZE(bytes), VB_SIZE(l->tables), VB_SIZE(l->tables_max));
 }
 
 static bool enough(const struct vb_ledger *l, uint64_t total, uint64_t doubled) {
     return total <= l->lease && (!l->want || doubled <= l->doubled_granted);
+}
+
+/* The account refuses, in its own words: before them, what was wanted. Lease of ours that is idle counts as used there. */
+static int refused(const struct vb_ledger *l, uint64_t bytes, int r, struct vb_error *e) {
+    const uint64_t idle = l->lease > l->used ? l->lease - l->used : 0;
+    char text[VB_ERROR_TEXT];
+
+    if (r != VB_LIMIT || !e || !e->limit.set)
+        return r;
+    snprintf(text, sizeof text, "%s", e->text);
+    snprintf(e->text, sizeof e->text, "%s more cannot be pinned (%s of the lease left): %.200s", VB_SIZE(bytes),
+             VB_SIZE(idle), text);
+    e->limit.wanted = bytes;
+    e->limit.used -= idle < e->limit.used ? idle : e->limit.used;
+    return r;
+}
+
+static int want(struct vb_ledger *l, uint64_t total, uint64_t doubled, struct vb_error *e) {
+    int r;
+
+    l->waiting = total;
+    l->waiting_doubled = doubled;
+    r = l->want(l, total > l->lease ? total - l->lease : 0, doubled, e);
+    l->waiting = l->waiting_doubled = 0;
+    return r;
 }
 
 int vb_ledger_reserve(struct vb_ledger *l, struct vb_cost c, struct vb_error *e) {
@@ -42,17 +69,17 @@ int vb_ledger_reserve(struct vb_ledger *l, struct vb_cost c, struct vb_error *e)
     if (c.paid == 0) /* pages that are paid already cost nothing, even when the lease was lowered below `used` */
         total = 0;
     for (i = 0; i < TRIES && l->want && !enough(l, total, doubled); i++) {
-        l->waiting = total;
-        r = l->want(l, total > l->lease ? total - l->lease : 0, doubled, e);
-        l->waiting = 0;
+        r = want(l, total, doubled, e);
         if (r != 0)
-            return r;
+            return refused(l, c.paid, r, e);
     }
     if (!enough(l, total, doubled))
         return too_little(l, c.paid, e);
     l->used += c.paid;
     l->doubled = doubled;
     l->tables += c.tables;
+    if (l->used > l->most)
+        l->most = l->used;
     return 0;
 }
 
@@ -65,10 +92,53 @@ void vb_ledger_release(struct vb_ledger *l, struct vb_cost c) {
         l->released(l);
 }
 
-uint64_t vb_ledger_idle(const struct vb_ledger *l, uint64_t slack) {
-    uint64_t busy = l->used > l->waiting ? l->used : l->waiting;
+void vb_ledger_granted(struct vb_ledger *l, uint64_t bytes, uint64_t doubled) {
+    l->lease += bytes;
+    l->doubled_granted = doubled;
+}
 
+/* ---- giving back ---- */
+
+static uint64_t idle_beyond(const struct vb_ledger *l, uint64_t busy, uint64_t slack) {
+    if (l->waiting <= l->lease && l->waiting > busy)
+        busy = l->waiting;
     if (__builtin_add_overflow(busy, slack, &busy) || busy >= l->lease)
         return 0;
     return l->lease - busy;
+}
+
+uint64_t vb_ledger_idle(const struct vb_ledger *l, uint64_t slack) {
+    return idle_beyond(l, l->used, slack);
+}
+
+/* What is waited for stays asked for: the daemon may have raised RLIMIT_MEMLOCK for it, and the answer be under way. */
+static uint64_t doubled_now(const struct vb_ledger *l) {
+    return l->doubled > l->waiting_doubled ? l->doubled : l->waiting_doubled;
+}
+
+static struct vb_give take(struct vb_ledger *l, uint64_t bytes) {
+    const struct vb_give g = {.bytes = bytes, .doubled = doubled_now(l)};
+
+    l->lease -= bytes;
+    if (l->doubled_granted > g.doubled)
+        l->doubled_granted = g.doubled;
+    return g;
+}
+
+struct vb_give vb_ledger_give(struct vb_ledger *l) {
+    return take(l, vb_ledger_idle(l, 0));
+}
+
+bool vb_ledger_watch(struct vb_ledger *l, uint64_t slack) {
+    l->most = l->used;
+    return vb_ledger_idle(l, slack) > 0 || l->doubled_granted > doubled_now(l);
+}
+
+bool vb_ledger_give_watched(struct vb_ledger *l, uint64_t slack, struct vb_give *ret) {
+    const uint64_t bytes = idle_beyond(l, l->most, slack);
+
+    if (bytes == 0 && l->doubled_granted <= doubled_now(l))
+        return false;
+    *ret = take(l, bytes);
+    return true;
 }

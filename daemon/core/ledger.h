@@ -7,7 +7,9 @@
  * tables   an estimate of page tables and kernel objects (core/tables.h), with a bound of its own: it is no locked memory
  *          and does not count against the account's limit.
  *
- * The lease is the account's to give (broker/account.h). It grows by want(); what is idle is given back. A limit that was
+ * The lease is the account's to give (broker/account.h). It grows by want(); what is idle is given back: after a while, or at
+ * once when another session of the account needs it, also while a reservation of ours waits for more, which then waits for
+ * that too. So requests of an account are served one after the other, and none is refused for what another only waits for. A limit that was
  * lowered below `used` tears nothing down, it only grants nothing more. Order: reserve, then fill the IOAS; empty it, then
  * release. */
 #ifndef VB_CORE_LEDGER_H
@@ -35,11 +37,12 @@ struct vb_ledger {
     uint64_t doubled;         /* bytes */
     uint64_t doubled_granted; /* bytes: in RLIMIT_MEMLOCK */
     uint64_t tables, tables_max;
-    uint64_t waiting; /* lease that a reservation in progress asks for: nothing is idle below it */
-    uint64_t limit;   /* of the account at the last grant, for messages */
-    char whose[96];   /* whose limit that is */
-    /* Asks the account for `need` bytes more lease (may be 0) and for `doubled` to be in RLIMIT_MEMLOCK; on 0 it has added
-     * what was granted to `lease` and set doubled_granted. Others may have reclaimed part of the lease meanwhile. May be
+    uint64_t waiting, waiting_doubled; /* lease and doubled that a reservation in progress asks for */
+    uint64_t most;                     /* used, at most, since vb_ledger_watch() */
+    uint64_t limit;                    /* of the account at the last grant, for messages */
+    char whose[96];                    /* whose limit that is */
+    /* Asks the account for `need` bytes more lease (may be 0) and for `doubled` to be in RLIMIT_MEMLOCK; on 0 it has noted
+     * what was granted by vb_ledger_granted(). VB_LIMIT comes with numbers, and a text without what was wanted. Others may have reclaimed part of the lease meanwhile. May be
      * NULL: the lease is what it is. */
     int (*want)(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_error *e);
     /* Something was released: idle lease may be given back. May be NULL. */
@@ -51,7 +54,20 @@ struct vb_ledger {
  * failure nothing is reserved. */
 int vb_ledger_reserve(struct vb_ledger *l, struct vb_cost c, struct vb_error *e);
 void vb_ledger_release(struct vb_ledger *l, struct vb_cost c);
-/* Lease beyond what is used or waited for, less `slack` bytes. */
+/* More lease has come, and so much doubled is in RLIMIT_MEMLOCK now. */
+void vb_ledger_granted(struct vb_ledger *l, uint64_t bytes, uint64_t doubled);
+
+/* Lease that is not used, less `slack` bytes. What a reservation waits for is used if the lease is large enough for it
+ * already. */
 uint64_t vb_ledger_idle(const struct vb_ledger *l, uint64_t slack);
+struct vb_give {
+    uint64_t bytes, doubled; /* doubled: from now on */
+};
+/* Takes all idle lease out, to be given back. */
+struct vb_give vb_ledger_give(struct vb_ledger *l);
+/* Is there anything that could be given back if it stays idle? Then its idleness is watched from now on. */
+bool vb_ledger_watch(struct vb_ledger *l, uint64_t slack);
+/* Takes out what has been idle since. False: nothing. */
+bool vb_ledger_give_watched(struct vb_ledger *l, uint64_t slack, struct vb_give *ret);
 
 #endif
