@@ -90,12 +90,12 @@ void vbc_lose(struct vfb_client *c, int code, const char *fmt, ...) {
 
 /* ---- receiving ------------------------------------------------------------------------------------------------ */
 
-static void unsolicited(struct vfb_client *c, const VfioBroker__Reply *reply) {
+static void unsolicited(struct vfb_client *c, const VfioBroker__Reply *reply, const struct vb_packet *p) {
     struct vbc_error e;
 
     switch (reply->body_case) {
     case VFIO_BROKER__REPLY__BODY_EVENT:
-        vbc_event(c, reply->event);
+        vbc_event(c, reply->event, p);
         break;
     case VFIO_BROKER__REPLY__BODY_ERROR: {
         int r = vbc_error_decode(&e, reply->error);
@@ -119,7 +119,7 @@ static void answered(struct vfb_client *c, struct vbc_call *call, const VfioBrok
                  call->id, (int)reply->body_case, (int)call->expect);
         return;
     }
-    if (p->n_fds != fds) {
+    if (fds != VBC_FDS_BY_TAKE && p->n_fds != fds) {
         vbc_lose(c, VFB_PROTOCOL, "the broker's reply to request %" PRIu64 " came with %u fds instead of %u", call->id,
                  p->n_fds, fds);
         return;
@@ -144,7 +144,7 @@ static void dispatch(struct vfb_client *c, struct vb_packet *p) {
         return;
     }
     if (reply->id == 0) {
-        unsolicited(c, reply);
+        unsolicited(c, reply, p);
         return;
     }
     TAILQ_FOREACH (call, &c->calls, link) {

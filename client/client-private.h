@@ -10,7 +10,8 @@
  *     and so overwrite the receive buffer and the arena;
  *   - the broker is not trusted: whatever it sends ends in a result or in vbc_lose(), never in an abort;
  *   - the socket is in blocking mode: a blocking call costs sendmsg + recvmsg and no poll(2); everything else says
- *     MSG_DONTWAIT. */
+ *     MSG_DONTWAIT;
+ *   - an access may end while a call on it waits, since a handler may close it: who waits holds it by `users`. */
 #ifndef VB_CLIENT_PRIVATE_H
 #define VB_CLIENT_PRIVATE_H
 
@@ -24,7 +25,10 @@
 #include "proto/vfio-broker.pb-c.h"
 
 #define VBC_HELLO_MS        10000u
-#define VBC_ASYNC_MAX       64u  /* unanswered asynchronous calls; the header tells it */
+#define VBC_ASYNC_MAX       64u /* unanswered asynchronous calls; the header tells it */
+#define VBC_EVENT_DEPTH     63u /* event handlers inside each other, each in a call of the one before: see event.c */
+#define VBC_LATE_MAX        (1u << 20) /* bytes of events that wait for a handler to return */
+#define VBC_FDS_BY_TAKE     (~0u)      /* for vbc_call.fds */
 #define VBC_PROCESS_PACKETS 128u /* received by one vfb_process(), so that a flood does not hold the caller's loop */
 
 /* struct vfb_error with room for what it points to. Copy with vbc_error_copy(), which relinks. */
@@ -46,7 +50,7 @@ struct vbc_call {
     TAILQ_ENTRY(vbc_call) link;
     uint64_t id;
     VfioBroker__Reply__BodyCase expect;
-    unsigned fds;     /* that a successful reply brings */
+    unsigned fds;     /* that a successful reply brings; VBC_FDS_BY_TAKE: take() checks how many */
     vbc_take_fn take; /* NULL: nothing to take */
     void *out;
     struct vfb_client *client;
@@ -58,6 +62,24 @@ struct vbc_call {
 };
 TAILQ_HEAD(vbc_calls, vbc_call);
 
+struct vbc_file {
+    uint32_t memory; /* the owner's number */
+    int fd;          /* owned */
+};
+/* An access to another client's space, in the client's list from the reply that opened it until it ends. */
+struct vbc_access {
+    TAILQ_ENTRY(vbc_access) link;
+    uint32_t id;
+    bool ended;     /* not in the list, no fds; freed by its last user */
+    unsigned users; /* calls and events on the stack that look at it */
+    size_t n_files;
+    struct vbc_file files[VB_MEMORIES_MAX]; /* that pins have brought */
+};
+TAILQ_HEAD(vbc_accesses, vbc_access);
+
+struct vbc_late;
+STAILQ_HEAD(vbc_late_events, vbc_late);
+
 struct vbc_queued;
 STAILQ_HEAD(vbc_queue, vbc_queued);
 
@@ -66,6 +88,7 @@ enum vbc_state { VBC_NEW, VBC_CONNECTING, VBC_CONNECTED, VBC_LOST };
 union vbc_entry {
     VfioBroker__MapEntry map;
     VfioBroker__UnmapEntry unmap;
+    VfioBroker__PinEntry pin;
 };
 
 struct vfb_client {
@@ -80,6 +103,8 @@ struct vfb_client {
     struct vbc_calls free_slots;
     struct vbc_call slots[VBC_ASYNC_MAX];
     struct vbc_queue queue;
+    struct vbc_accesses accesses;
+    unsigned n_accesses; /* listed, and those being opened: at most VB_ACCESSES_MAX */
 
     struct vfb_info info;
     char backend[32], broker[64];
@@ -89,6 +114,9 @@ struct vfb_client {
 
     vfb_event_fn event_fn;
     void *event_arg;
+    unsigned event_depth;        /* handlers that run, each inside the one before */
+    struct vbc_late_events late; /* empty when none runs */
+    size_t late_size;            /* bytes, at most VBC_LATE_MAX */
 
     struct vb_arena arena;   /* of the reply in hand */
     struct vb_arena inspect; /* of the last vfb_inspect(); made when first needed */
@@ -138,7 +166,16 @@ void vbc_queue_drop(struct vfb_client *c);
 int vbc_inspect(struct vfb_client *c, VfioBroker__InspectKind kind, uint32_t session, uint64_t after, vbc_take_fn take,
                 void *out);
 
+/* ---- access.c ---- */
+struct vbc_access *vbc_access_find(struct vfb_client *c, uint32_t id); /* or NULL */
+/* Takes it off the list and closes its fds. Who has raised `users` may look at it until vbc_access_unuse(). */
+void vbc_access_end(struct vfb_client *c, struct vbc_access *a);
+void vbc_access_end_all(struct vfb_client *c);
+void vbc_access_unuse(struct vbc_access *a);
+
 /* ---- event.c ---- */
-void vbc_event(struct vfb_client *c, const VfioBroker__Event *m);
+/* m was decoded from p, which is kept (copied) if the handler cannot be called now. */
+void vbc_event(struct vfb_client *c, const VfioBroker__Event *m, const struct vb_packet *p);
+void vbc_events_drop(struct vfb_client *c);
 
 #endif

@@ -28,6 +28,8 @@ int vfb_client_new(struct vfb_client **ret_client) {
     TAILQ_INIT(&c->calls);
     TAILQ_INIT(&c->free_slots);
     STAILQ_INIT(&c->queue);
+    STAILQ_INIT(&c->late);
+    TAILQ_INIT(&c->accesses);
     for (size_t i = 0; i < VBC_ASYNC_MAX; i++)
         TAILQ_INSERT_TAIL(&c->free_slots, &c->slots[i], link);
     for (size_t i = 0; i < VB_BATCH_MAX; i++)
@@ -44,6 +46,8 @@ int vfb_client_new(struct vfb_client **ret_client) {
 
 static void disconnect(struct vfb_client *c) {
     vbc_queue_drop(c);
+    vbc_events_drop(c);
+    vbc_access_end_all(c);
     if (c->fd < 0)
         return;
     /* A child that another thread forked may have a copy of the socket, so closing ours is not the end yet. In such a
@@ -105,7 +109,8 @@ static int hello(struct vfb_client *c, const char *name) {
     VfioBroker__Request req = VFIO_BROKER__REQUEST__INIT;
 
     m.version = VB_PROTOCOL_VERSION;
-    m.features = VFB_FEATURE_DMA | VFB_FEATURE_SHARED_PINS | VFB_FEATURE_MAP_FILE | VFB_FEATURE_ADMIN;
+    m.features =
+        VFB_FEATURE_DMA | VFB_FEATURE_SHARED_PINS | VFB_FEATURE_MAP_FILE | VFB_FEATURE_ADMIN | VFB_FEATURE_PINS;
     m.name = (char *)name;
     req.body_case = VFIO_BROKER__REQUEST__BODY_HELLO;
     req.hello = &m;

@@ -5,7 +5,8 @@
  *     - registers memory: a memfd, or a file on tmpfs or hugetlbfs, whose pages devices may reach;
  *     - creates spaces: one DMA address space each, what one guest bus (or one userspace driver) sees;
  *     - maps ranges of I/O virtual addresses (IOVAs) of a space to ranges of a memory, and unmaps them;
- *     - claims devices: gets the VFIO device fd, has it bound, and attaches it to a space.
+ *     - claims devices: gets the VFIO device fd, has it bound, and attaches it to a space;
+ *     - lets other clients that emulate devices pin its memory by tokens, or does so itself: see "pins" below.
  *   The broker makes the kernel calls that need privilege or pin memory, within the limits that its policy grants and
  *   the client's own RLIMIT_MEMLOCK. The client drives the device through the fd by the ordinary VFIO device ioctls
  *   (regions, interrupts, reset): <linux/vfio.h>. It never holds an iommufd or a VFIO container.
@@ -37,14 +38,21 @@
  *   A lost connection is -EPIPE for the calls that were under way and for every later one. Those under way get VFB_PROTOCOL
  *   instead if the other side talked nonsense, or the broker's own code if it said why it hung up.
  *
+ * ORDER
+ *   The broker carries requests out in the order made, except those that wait for somebody else: an unmap of memory that
+ *   others have pinned, with what follows on the same range, the revoking of a token, and what asks another session
+ *   (vfb_access_open(), vfb_pin(), vfb_unpin()). The replies of those come late, and later requests overtake them.
+ *
  * THREADS
  *   One thread at a time may use a client. Different clients are independent. The library starts no thread, installs no
  *   signal handler, and does I/O only inside its calls.
  *
  * EVENT LOOPS
  *   Plain calls block until the reply is there, without a deadline (vfb_connect() has one): pinning hundreds of GiB takes
- *   its time. Who cannot wait for a broker that hangs uses the *_async calls. A VMM with a loop of its own watches vfb_fd() for vfb_events(), calls
- *   vfb_process() when it is ready, and uses the *_async calls, whose result arrives in a callback from vfb_process().
+ *   its time. Who cannot wait for a broker that hangs uses the *_async calls. A VMM with a loop of its own watches vfb_fd()
+ *   for vfb_events(), calls vfb_process() when it is ready, and uses the *_async calls, whose result arrives in a callback
+ *   from vfb_process(). A plain call goes on calling callbacks and the event handler while it waits, and those may make
+ *   plain calls themselves, whose replies may come before or after its own.
  *
  * SIZES are bytes. Ranges that come back are inclusive, first and last. */
 #ifndef VFIO_BROKER_H
@@ -226,34 +234,53 @@ int vfb_device_release(struct vfb_client *c, uint32_t device);
  * When the owner unmaps, pinners get VFB_EVENT_INVALIDATE and have to stop using the range and call vfb_unpin(); the
  * owner's vfb_unmap() waits for that, for at most 2 seconds from the writing of the event; then the pins are taken away
  * and the pinner gets VFB_EVENT_PINS_LOST. Both events arrive in blocking calls too, so two clients that pin in each
- * other and unmap at the same time do not wait for each other, if their handlers unpin.
+ * other and unmap at the same time do not wait for each other, if their handlers unpin. A pinner without a handler, or
+ * that makes no calls for so long, loses its pins without a word: it watches vfb_fd().
  *
- * WHAT A TOKEN CANNOT TAKE BACK: the memories' fds. They are the owner's own, with the access that they were opened with, for
- * the whole file and not only the range: a pinner can keep them mapped for ever, and a memfd that was passed read-only can be
- * opened again for writing (/proc/self/fd). Give a token to nobody who must not have that. */
+ *   owner:   vfb_token_create(c, space, 0, (1ull << 32) - 1, "disk 0", &t);     // then writes t.secret to the pinner
+ *   pinner:  vfb_set_event_handler(c, on_event, NULL);
+ *            vfb_access_open(c, secret, &a);
+ *            struct vfb_pin_range r = {.iova = 0x100000, .size = 0x2000, .prot = VFB_READ | VFB_WRITE};
+ *            vfb_pin(c, a.id, &r, 1, &pin);
+ *            for (i = 0; i < pin.n_segments; i++)       // mmap(2) wants offsets of whole pages: round down
+ *                ... mmap(NULL, ..., MAP_SHARED, pin.segments[i].fd, pin.segments[i].offset) ...
+ *   in its handler, for VFB_EVENT_INVALIDATE: munmap(2) what belongs to e->pins, then
+ *            vfb_unpin(c, e->access, e->pins, e->n_pins);
+ *
+ * WHAT A TOKEN CANNOT TAKE BACK: the memories' fds. They are the owner's own, with the access that they were opened with,
+ * for the whole file and not only the range: a pinner can keep them mapped for ever, and a memfd that was passed read-only
+ * can be opened again for writing (/proc/self/fd). Give a token to nobody who must not have that.
+ *
+ * Without VFB_FEATURE_PINS in vfb_info()->features all of this is VFB_UNSUPPORTED. */
 
-#define VFB_TOKEN_SIZE 40
+#define VFB_TOKEN_SIZE 40 /* bytes of a secret */
 struct vfb_token {
     uint32_t id; /* for vfb_token_revoke() */
     uint8_t secret[VFB_TOKEN_SIZE];
     char warning[320]; /* what it cannot take back, as a sentence */
 };
-/* A token for the IOVAs [first, last] of a space. `name` is for people, at most 63 printable characters, or NULL. */
+/* A token for the IOVAs [first, last] of a space, bytes, mapped or not; more of them may be mapped later. `name` is for
+ * people, at most 63 printable characters, or NULL. Whoever has the secret can open accesses, also several, until the token
+ * is revoked or this client ends. VFB_NOT_FOUND: no such space; VFB_LIMIT: 64 tokens. */
 int vfb_token_create(struct vfb_client *c, uint32_t space, uint64_t first, uint64_t last, const char *name,
                      struct vfb_token *ret_token);
 /* No access can be opened with it any more; those that exist lose their pins as by vfb_unmap(), then end. Waits for that
- * as vfb_unmap() does. */
+ * as vfb_unmap() does. The mappings stay. VFB_NOT_FOUND: no such token. */
 int vfb_token_revoke(struct vfb_client *c, uint32_t token);
 
 struct vfb_access {
     uint32_t id;
     struct vfb_range range; /* IOVAs that can be pinned */
     char name[64];          /* the token's */
-    char warning[320];
+    char warning[320];      /* as in struct vfb_token */
 };
-/* VFB_DENIED: no such token (any more), or its owner is gone. */
+/* secret: the VFB_TOKEN_SIZE bytes that the owner told; borrowed. An access ends by vfb_access_close(), with
+ * VFB_EVENT_PINS_LOST and `closed` when its token is revoked or its owner ends, or with this client.
+ * VFB_DENIED: no such token (any more), or its owner is gone; VFB_LIMIT: 64 accesses are open; VFB_UNAVAILABLE: only
+ * vfio-brokerd can find the owner, and it is away. */
 int vfb_access_open(struct vfb_client *c, const uint8_t secret[VFB_TOKEN_SIZE], struct vfb_access *ret_access);
-/* Its pins end, and the library closes the fds that vfb_pin() told of. */
+/* Its pins end, and the library closes the fds that vfb_pin() told of; what was mapped from them stays mapped. Events
+ * about it are not delivered any more. VFB_NOT_FOUND: no such access (any more). */
 int vfb_access_close(struct vfb_client *c, uint32_t access);
 
 struct vfb_pin_range {
@@ -264,19 +291,24 @@ struct vfb_pin_range {
 struct vfb_segment {
     uint64_t iova, size;
     uint64_t offset; /* in the file */
-    int fd;          /* of the memory: the library's own, valid until the access is closed or lost; dup(2) to keep it */
+    int fd; /* of the memory: the library's own, until the access has ended; dup(2) to keep it. Never close it */
 };
 struct vfb_pin {
     uint32_t id; /* of its access */
     uint32_t n_segments;
     struct vfb_segment segments[VFB_PIN_SEGMENTS]; /* ascending, without gaps */
 };
-/* Pins 1 to 64 ranges, all or none. ret_pins: n of them.
- * VFB_NOT_FOUND: not mapped; VFB_DENIED: outside the token's range, or more than what is mapped permits; VFB_LIMIT: the
- * owner's memory limit, or more than 16 mappings in one range; VFB_BUSY: it is being unmapped. */
+/* Pins 1 to 64 ranges, all or none. ret_pins: room for n, filled in the order of the ranges. The fds in it stay open as
+ * long as the access, if the connection is lost until vfb_client_free(), and are the same in all pins of one memory.
+ * A handler that runs meanwhile and makes calls may hear of pins that this call is just about to return.
+ * VFB_NOT_FOUND: not mapped, or no such access (any more); VFB_DENIED: outside the token's range, or more than what is
+ * mapped permits; VFB_LIMIT: the owner's memory limit, more than 16 mappings in one range, more than 16 memories that this
+ * access has not seen yet in one call (pin fewer ranges), or 256 that it has seen in its life (open another);
+ * VFB_BUSY: it is being unmapped. vfb_error()->entry: which range. */
 int vfb_pin(struct vfb_client *c, uint32_t access, const struct vfb_pin_range *ranges, size_t n,
             struct vfb_pin *ret_pins);
-/* All or none: VFB_NOT_FOUND names the entry that is no pin (any more). At most 64. */
+/* 1 to 64 pins, all or none: VFB_NOT_FOUND names the entry that is no pin (any more). From here on the owner may unmap the
+ * pages, and they may go. */
 int vfb_unpin(struct vfb_client *c, uint32_t access, const uint32_t *pins, size_t n);
 
 /* ---- looking -------------------------------------------------------------------------------------------------- */
@@ -320,7 +352,7 @@ int vfb_process(struct vfb_client *c);
 /* result: as the blocking call returns; vfb_error(c) tells more during the callback. */
 typedef void (*vfb_done_fn)(struct vfb_client *c, int result, void *arg);
 /* 0: sent or queued, `done` will be called once from vfb_process() or from a later blocking call. Entries are copied.
- * -EAGAIN: too many unanswered (64). Requests are carried out in the order made. */
+ * -EAGAIN: too many unanswered (64). The order is that of ORDER above; callbacks come in the order of the replies. */
 int vfb_map_async(struct vfb_client *c, uint32_t space, const struct vfb_map *entries, size_t n, vfb_done_fn done,
                   void *arg);
 int vfb_unmap_async(struct vfb_client *c, uint32_t space, const struct vfb_unmap *entries, size_t n, vfb_done_fn done,
@@ -333,21 +365,23 @@ enum vfb_event_kind {
     VFB_EVENT_DEVICE_GONE = 1, /* device: the id, dead now */
     VFB_EVENT_CLOSING = 2,     /* text: why; the connection ends */
     VFB_EVENT_INVALIDATE = 3,  /* access, pins: stop using them and unpin, within deadline_ms of its writing */
-    VFB_EVENT_PINS_LOST = 4,   /* access, pins: gone; closed: the access too, with all its pins (its fds are closed after
-                                * the handler has returned); text: why */
+    VFB_EVENT_PINS_LOST = 4, /* access, pins: gone; text: why; closed: the access too, with all that it had (its fds are
+                                * closed when the handler has returned) */
 };
 struct vfb_event {
     enum vfb_event_kind kind;
     uint32_t device;
     const char *text;
     uint32_t access;
-    const uint32_t *pins; /* during the call */
-    size_t n_pins;
-    uint32_t deadline_ms;
+    const uint32_t *pins; /* during the call, also while it makes others */
+    size_t n_pins;        /* at most 64, what vfb_unpin() takes; of more the handler is called again */
+    uint32_t deadline_ms; /* milliseconds, from when the owner's session wrote it */
     bool closed;
 };
 typedef void (*vfb_event_fn)(struct vfb_client *c, const struct vfb_event *event, void *arg);
-/* Called from vfb_process() or from a blocking call. NULL: events are dropped. */
+/* Called from vfb_process() or from a blocking call, by the thread that makes it. It may make calls on the client, but not
+ * free it; a blocking one calls the handler again for events that come meanwhile, at most 63 deep: further ones wait.
+ * NULL: events are dropped. The event, and what it points to, is gone when the handler returns. */
 void vfb_set_event_handler(struct vfb_client *c, vfb_event_fn fn, void *arg);
 
 #ifdef __cplusplus

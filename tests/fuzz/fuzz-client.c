@@ -66,9 +66,47 @@ static void done(struct vfb_client *c, int result, void *arg) {
     FUZZ_CHECK(strlen(vfb_error(c)->text) < 4096);
 }
 
+/* What the library says was pinned is what was asked, whatever the broker said. */
+static int pin(struct vfb_client *c, uint32_t access, size_t n) {
+    static const struct vfb_pin_range ranges[2] = {{0x1000, 0x3000, VFB_READ | VFB_WRITE}, {0x8000, 1, VFB_READ}};
+    struct vfb_pin pins[2];
+    int r = vfb_pin(c, access, ranges, n, pins);
+
+    for (size_t i = 0; r == 0 && i < n; i++) {
+        uint64_t done = 0;
+
+        FUZZ_CHECK(pins[i].n_segments >= 1 && pins[i].n_segments <= VFB_PIN_SEGMENTS);
+        for (uint32_t k = 0; k < pins[i].n_segments; k++) {
+            const struct vfb_segment *s = &pins[i].segments[k];
+
+            FUZZ_CHECK(s->iova == ranges[i].iova + done && s->size > 0 && fcntl(s->fd, F_GETFD) >= 0);
+            done += s->size;
+        }
+        FUZZ_CHECK(done == ranges[i].size);
+    }
+    return r;
+}
+
+/* The deadline, or whether the access goes on, says what the handler does: anything, at any depth. */
 static void event(struct vfb_client *c, const struct vfb_event *e, void *arg) {
-    (void)c, (void)arg;
-    FUZZ_CHECK(e->kind != VFB_EVENT_CLOSING || strlen(e->text) < 4096);
+    static unsigned depth;
+    uint64_t sum = 0, again = 0;
+    (void)arg;
+
+    FUZZ_CHECK(++depth < 64);
+    FUZZ_CHECK(strlen(e->text) < 4096 && e->n_pins <= 64);
+    for (size_t i = 0; i < e->n_pins; i++)
+        sum += e->pins[i];
+    if (e->kind == VFB_EVENT_INVALIDATE && e->deadline_ms % 4 == 0)
+        vfb_unpin(c, e->access, e->pins, e->n_pins);
+    else if (e->kind == VFB_EVENT_INVALIDATE && e->deadline_ms % 4 == 1)
+        vfb_access_close(c, e->access);
+    else if (e->kind == VFB_EVENT_PINS_LOST || (e->kind == VFB_EVENT_INVALIDATE && e->deadline_ms % 4 == 2))
+        pin(c, e->access, 1);
+    for (size_t i = 0; i < e->n_pins; i++)
+        again += e->pins[i];
+    FUZZ_CHECK(sum == again);
+    depth--;
 }
 
 static int call(struct vfb_client *c, uint8_t which, unsigned *waiting, unsigned *finished) {
@@ -79,12 +117,16 @@ static int call(struct vfb_client *c, uint8_t which, unsigned *waiting, unsigned
     struct vfb_device device = {.fd = -1};
     struct vfb_device_info *list = NULL;
     struct vfb_usage usage;
+    struct vfb_token token;
+    struct vfb_access access;
+    const uint8_t secret[VFB_TOKEN_SIZE] = {0};
+    const uint32_t pins[2] = {1, 2};
     uint64_t bytes;
     uint32_t id;
     size_t n;
     int r;
 
-    switch (which % 18) {
+    switch (which % 26) {
     case 0:
         return vfb_memory_register(c, memory_fd, VFB_WRITABLE, "ram", &memory);
     case 1:
@@ -137,7 +179,29 @@ static int call(struct vfb_client *c, uint8_t which, unsigned *waiting, unsigned
         r = vfb_device_detach_async(c, 1, done, finished);
         *waiting += r == 0;
         return r;
-    default:
+    case 18:
+        r = vfb_token_create(c, 1, 0x1000, 0xffff, "disk 0", &token);
+        FUZZ_CHECK(r != 0 || memchr(token.warning, 0, sizeof token.warning));
+        return r;
+    case 19:
+        return vfb_token_revoke(c, 1);
+    case 20:
+        r = vfb_access_open(c, secret, &access);
+        FUZZ_CHECK(r != 0 || (memchr(access.name, 0, sizeof access.name) && access.range.first <= access.range.last));
+        return r;
+    case 21:
+        return vfb_access_close(c, 1);
+    case 22:
+        return pin(c, 1, 1);
+    case 23:
+        return pin(c, 1, 2);
+    case 24:
+        return vfb_unpin(c, 1, pins, 2);
+    case 25:
+        r = vfb_unpin_async(c, 1, pins, 2, done, finished);
+        *waiting += r == 0;
+        return r;
+    default: /* 17 */
         return vfb_process(c);
     }
 }

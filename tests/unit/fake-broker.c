@@ -74,28 +74,106 @@ void greet(int s) {
     put_hello(s, req->id, 1, 1024);
 }
 
+static void put_event(int s, VfioBroker__Event *e) {
+    VfioBroker__Reply m = VFIO_BROKER__REPLY__INIT;
+    m.body_case = VFIO_BROKER__REPLY__BODY_EVENT;
+    m.event = e;
+    put(s, &m);
+}
+
 void event_gone(int s, uint32_t device) {
     VfioBroker__Event e = VFIO_BROKER__EVENT__INIT;
     VfioBroker__DeviceGone g = VFIO_BROKER__DEVICE_GONE__INIT;
-    VfioBroker__Reply m = VFIO_BROKER__REPLY__INIT;
     g.device = device;
     e.body_case = VFIO_BROKER__EVENT__BODY_DEVICE_GONE;
     e.device_gone = &g;
-    m.body_case = VFIO_BROKER__REPLY__BODY_EVENT;
-    m.event = &e;
-    put(s, &m);
+    put_event(s, &e);
 }
 
 void event_closing(int s, const char *why) {
     VfioBroker__Event e = VFIO_BROKER__EVENT__INIT;
     VfioBroker__Closing g = VFIO_BROKER__CLOSING__INIT;
-    VfioBroker__Reply m = VFIO_BROKER__REPLY__INIT;
     g.reason = (char *)why;
     e.body_case = VFIO_BROKER__EVENT__BODY_CLOSING;
     e.closing = &g;
-    m.body_case = VFIO_BROKER__REPLY__BODY_EVENT;
-    m.event = &e;
+    put_event(s, &e);
+}
+
+void event_invalidate(int s, uint32_t access, const uint32_t *pins, size_t n) {
+    VfioBroker__Event e = VFIO_BROKER__EVENT__INIT;
+    VfioBroker__Invalidate g = VFIO_BROKER__INVALIDATE__INIT;
+    g.access = access;
+    g.n_pins = n;
+    g.pins = (uint32_t *)pins;
+    g.deadline_ms = 2000;
+    e.body_case = VFIO_BROKER__EVENT__BODY_INVALIDATE;
+    e.invalidate = &g;
+    put_event(s, &e);
+}
+
+void event_pins_lost(int s, uint32_t access, const uint32_t *pins, size_t n, bool closed, const char *why) {
+    VfioBroker__Event e = VFIO_BROKER__EVENT__INIT;
+    VfioBroker__PinsLost g = VFIO_BROKER__PINS_LOST__INIT;
+    g.access = access;
+    g.n_pins = n;
+    g.pins = (uint32_t *)pins;
+    g.closed = closed;
+    g.reason = (char *)why;
+    e.body_case = VFIO_BROKER__EVENT__BODY_PINS_LOST;
+    e.pins_lost = &g;
+    put_event(s, &e);
+}
+
+/* ---- pins ---- */
+
+const struct vfb_pin_range simple = {.iova = 0x1000, .size = 0x1000, .prot = VFB_READ};
+const uint8_t secret[VFB_TOKEN_SIZE] = {1, 2, 3, [39] = 40};
+
+int numbered(uint32_t number) {
+    int fd = memfd_create("memory", MFD_CLOEXEC);
+    CHECK(fd >= 0 && ftruncate(fd, 0x4000) == 0 && pwrite(fd, &number, sizeof number, 0x1000) == sizeof number);
+    return fd;
+}
+
+VfioBroker__Request *expect(int s, VfioBroker__Request__BodyCase what) {
+    VfioBroker__Request *req = get(s);
+    CHECK(req && req->body_case == what);
+    return req;
+}
+
+void put_access(int s, uint64_t id, uint32_t access) {
+    REPLY(m, ACCESS_OPEN, access_open, AccessOpenReply, ACCESS_OPEN_REPLY);
+    m.id = id;
+    m_body.access = access;
+    m_body.first = 0x1000;
+    m_body.last = UINT64_MAX;
+    m_body.name = "disk\x1b 0";
+    m_body.warning = "an fd cannot be taken back";
     put(s, &m);
+}
+
+void serve_open(int s, uint32_t access) {
+    VfioBroker__Request *req = expect(s, VFIO_BROKER__REQUEST__BODY_ACCESS_OPEN);
+    CHECK(req->access_open->secret.len == VFB_TOKEN_SIZE);
+    CHECK(memcmp(req->access_open->secret.data, secret, VFB_TOKEN_SIZE) == 0);
+    put_access(s, req->id, access);
+}
+
+void put_pin(int s, uint64_t id, uint32_t pin, uint32_t memory, int fd) {
+    VfioBroker__Pinned pinned = VFIO_BROKER__PINNED__INIT, *pins = &pinned;
+    VfioBroker__PinSegment segment = VFIO_BROKER__PIN_SEGMENT__INIT, *segments = &segment;
+    REPLY(m, PIN, pin, PinReply, PIN_REPLY);
+    m.id = id;
+    m_body.n_pins = 1;
+    m_body.pins = &pins;
+    pinned.pin = pin;
+    pinned.n_segments = 1;
+    pinned.segments = &segments;
+    segment.iova = segment.size = segment.offset = 0x1000;
+    segment.memory = memory;
+    m_body.n_memories = fd >= 0;
+    m_body.memories = &memory;
+    put_fds(s, &m, &fd, fd >= 0);
 }
 
 int listener(void) {
@@ -137,7 +215,7 @@ void stop(void) {
 
 /* ---- before and after each test ------------------------------------------------------------------------------- */
 
-static int count_fds(void) {
+int count_fds(void) {
     DIR *d = opendir("/proc/self/fd");
     int n = 0;
     while (readdir(d))

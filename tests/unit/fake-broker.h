@@ -49,6 +49,19 @@ void put_hello(int s, uint64_t id, uint32_t version, uint32_t batch);
 void greet(int s);
 void event_gone(int s, uint32_t device);
 void event_closing(int s, const char *why);
+void event_invalidate(int s, uint32_t access, const uint32_t *pins, size_t n);
+void event_pins_lost(int s, uint32_t access, const uint32_t *pins, size_t n, bool closed, const char *why);
+
+/* ---- pins ---- */
+extern const uint8_t secret[VFB_TOKEN_SIZE];
+extern const struct vfb_pin_range simple; /* what put_pin() answers */
+/* A memfd that has its number at 0x1000. */
+int numbered(uint32_t number);
+VfioBroker__Request *expect(int s, VfioBroker__Request__BodyCase what);
+void put_access(int s, uint64_t id, uint32_t access);
+void serve_open(int s, uint32_t access);
+/* One pin of one segment, with its memory's fd unless that is -1. */
+void put_pin(int s, uint64_t id, uint32_t pin, uint32_t memory, int fd);
 
 /* Declares a reply and its body. */
 #define REPLY(name, which, field, Type, INIT)                                                                          \
@@ -66,6 +79,8 @@ int listener(void);
 void start(script_fn script, int n);
 /* Waits for the script's end and for its checks. */
 void stop(void);
+/* Open fds of this process. */
+int count_fds(void);
 int fake_setup(void **state);
 int fake_teardown(void **state);
 #define FAKE_TEST(f) cmocka_unit_test_setup_teardown(f, fake_setup, fake_teardown)
