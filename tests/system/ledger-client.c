@@ -10,25 +10,25 @@
 #include "ledger-run.h"
 
 const struct operation operations[] = {
-    {"register", 6, do_register, 0},
-    {"unregister", 4, do_unregister, 0},
-    {"space create", 3, do_space_create, 0},
-    {"space destroy", 1, do_space_destroy, 0},
-    {"map one", 24, do_map, 0},
-    {"map batch", 8, do_map_batch, 0},
-    {"unmap one", 13, do_unmap, 0},
-    {"unmap batch", 4, do_unmap_batch, 0},
-    {"unmap all", 1, do_unmap_all, 0},
-    {"claim", 2, do_claim, 0},
-    {"bind", 2, do_bind, 0},
-    {"attach", 7, do_attach, 'd'},
-    {"detach", 6, do_detach, 'd'},
-    {"release", 1, do_release, 0},
-    {"punch", 2, do_punch, 'p'},
-    {"truncate", 1, do_truncate, 't'},
-    {"populate", 10, do_populate, 0},
-    {"limit", 3, do_limit, 0},
-    {"mlock of its own", 2, do_own_lock, 0},
+    {"register", 24, do_register, 0},
+    {"unregister", 8, do_unregister, 0},
+    {"space create", 12, do_space_create, 0},
+    {"space destroy", 2, do_space_destroy, 0},
+    {"map one", 100, do_map, 0},
+    {"map batch", 36, do_map_batch, 0},
+    {"unmap one", 36, do_unmap, 0},
+    {"unmap batch", 16, do_unmap_batch, 0},
+    {"unmap all", 2, do_unmap_all, 0},
+    {"claim", 8, do_claim, 0},
+    {"bind", 8, do_bind, 0},
+    {"attach", 26, do_attach, 'd'},
+    {"detach", 20, do_detach, 'd'},
+    {"release", 2, do_release, 0},
+    {"punch", 6, do_punch, 'p'},
+    {"truncate", 4, do_truncate, 't'},
+    {"populate", 44, do_populate, 0},
+    {"limit", 12, do_limit, 0},
+    {"mlock of its own", 8, do_own_lock, 0},
 };
 const unsigned n_operations = sizeof operations / sizeof operations[0];
 
@@ -70,7 +70,7 @@ static const char *names(unsigned why, char *buf, size_t size) {
     size_t used = 0;
 
     buf[0] = 0;
-    for (int code = 0; code < 32 && used < size; code++)
+    for (int code = 0; code < CODES && used < size; code++)
         if (why & 1u << code)
             used += (size_t)snprintf(buf + used, size - used, "%s%s", used ? " or " : "", vfb_code_name(code));
     return why ? buf : "success";
@@ -81,8 +81,10 @@ enum outcome judge(struct user *u, int r, unsigned why) {
 
     if (r == 0 && why == 0)
         return DONE;
-    if (r > 0 && r < 32 && why & 1u << r)
+    if (r > 0 && r < CODES && why & 1u << r) {
+        u->board->refused[u->number][r]++;
         return REFUSED;
+    }
     mismatch(u, "the answer is %s instead of %s: %s", r ? vfb_code_name(r) : "success", names(why, buf, sizeof buf),
              r ? vfb_error(u->c)->text : "");
 }
@@ -119,6 +121,9 @@ void compare(struct user *u) {
         equal(u, "tables, with nothing mapped,", u->usage.tables, 0);
     u->o.lease = u->usage.lease;
     u->board->comparisons[u->number]++;
+    u->board->mappings[u->number] += u->o.n_mappings;
+    u->board->paid[u->number] += u->o.paid / O_PAGE;
+    u->board->pinned[u->number] += pinned / O_PAGE;
 }
 
 /* ---- a connection ---- */

@@ -5,7 +5,7 @@
 
 #include "ledger-run.h"
 
-/* One of ours in this round, if possible in the state where the call does something. -1: we have none. */
+/* One of ours in this round, most often in the state where the call does something. -1: there is none. */
 static int pick_device(struct user *u, enum oracle_state state) {
     const unsigned start = (unsigned)below(u, O_DEVICES);
     int found = -1;
@@ -15,11 +15,11 @@ static int pick_device(struct user *u, enum oracle_state state) {
 
         if (!u->mine[d])
             continue;
+        if (u->o.devices[d].state == state)
+            return (int)d;
         found = (int)d;
-        if (u->o.devices[d].state == state || chance(u, 20))
-            break;
     }
-    return found;
+    return chance(u, 6) ? found : -1;
 }
 
 /* A device is free some time after its release, when the kernel has closed it. */
@@ -74,7 +74,7 @@ enum outcome do_attach(struct user *u) {
 
     if (d < 0)
         return SKIPPED;
-    if (!u->o.spaces[space].live || (u->o.spaces[space].devices && chance(u, 2)))
+    for (int tries = 0; tries < 4 && oracle_attach(&u->o, (uint32_t)d, space) && !chance(u, 12); tries++)
         space = (uint32_t)below(u, O_SPACES);
     doing(u, "attach %s to space %" PRIu32, u->options->devices[d], space);
     out = judge(u, vfb_device_attach(u->c, u->device_ids[d], u->space_ids[space]),

@@ -111,6 +111,12 @@ enum outcome do_populate(struct user *u) {
     struct oracle_file *file = &u->o.files[f];
     uint64_t first = 0, n = file->size;
 
+    if (file->size < file->n) { /* grown again at once, else nothing could be mapped for long */
+        doing(u, "truncate file %u from %" PRIu64 " back to %" PRIu64 " pages", f, file->size, file->n);
+        if (ftruncate(u->fds[f], (off_t)(file->n * O_PAGE)) < 0)
+            mismatch(u, "ftruncate: %s", strerror(errno));
+        n = file->size = file->n;
+    }
     if (chance(u, 4))
         pick_pages(u, f, &first, &n);
     doing(u, "populate %" PRIu64 " pages at %" PRIu64 " of file %u", n, first, f);
@@ -131,13 +137,13 @@ void host_limit(struct user *u, uint64_t bytes) {
     u->o.limit = l.rlim_cur;
 }
 
-/* Somewhere between next to nothing and all memories twice. */
+/* Somewhere between next to nothing and half of all memories, or all that we may have. */
 enum outcome do_limit(struct user *u) {
     uint64_t pages = 0;
 
     for (unsigned f = 0; f < O_FILES; f++)
         pages += 2 * u->o.files[f].n;
-    host_limit(u, chance(u, 2) ? u->options->memlock : (pages / 32 + below(u, pages)) * O_PAGE);
+    host_limit(u, chance(u, 6) ? u->options->memlock : (pages / 32 + below(u, pages / 2)) * O_PAGE);
     doing(u, "limit of %" PRIu64 " bytes", u->o.limit);
     return DONE;
 }

@@ -68,7 +68,7 @@ static bool all_well(pid_t *pids, uint64_t n) {
 }
 
 static void print_mix(const struct options *options, const struct board *board, uint64_t sums[128]) {
-    uint64_t done = 0, refused = 0, comparisons = 0, either = 0;
+    uint64_t done = 0, refused = 0, comparisons = 0, either = 0, mappings = 0, paid = 0, pinned = 0;
 
     tap_diag("%-18s %10s %10s %22s", "operation", "attempted", "succeeded", "refused as predicted");
     for (unsigned i = 0; i < n_operations; i++) {
@@ -87,12 +87,27 @@ static void print_mix(const struct options *options, const struct board *board, 
     for (uint64_t c = 0; c < options->clients; c++) {
         comparisons += board->comparisons[c];
         either += board->either[c];
+        mappings += board->mappings[c];
+        paid += board->paid[c];
+        pinned += board->pinned[c];
     }
     sums[0] = done + refused;
     tap_diag("%-18s %10" PRIu64 " %10" PRIu64 " %22" PRIu64, "all", done + refused, done, refused);
-    tap_diag("%" PRIu64 " times ledger, VmPin and VmLck were compared; %" PRIu64
-             " refusals above a lowered limit depended on when idle lease went back",
-             comparisons, either);
+    for (int code = 1; code < CODES; code++) {
+        uint64_t sum = 0;
+
+        for (uint64_t c = 0; c < options->clients; c++)
+            sum += board->refused[c][code];
+        if (sum)
+            tap_diag("refused by %s: %" PRIu64, vfb_code_name(code), sum);
+        sums['0' + code] = sum;
+    }
+    tap_diag("%" PRIu64 " comparisons of ledger, VmPin and VmLck; on average %" PRIu64 " mappings, %" PRIu64
+             " pages paid, %" PRIu64 " pinned",
+             comparisons, mappings / (comparisons + !comparisons), paid / (comparisons + !comparisons),
+             pinned / (comparisons + !comparisons));
+    if (either)
+        tap_diag("%" PRIu64 " refusals above a lowered limit depended on when idle lease went back", either);
 }
 
 static void parse(struct options *o, int argc, char **argv) {
@@ -180,9 +195,10 @@ int main(int argc, char **argv) {
     tap_ok(ok && sums[0] >= o.operations / o.clients * o.clients,
            "pages of %s: %" PRIu64 " operations, each answer and each count as predicted, and all 0 at the end; %.1f s",
            o.page_size, sums[0], now() - began);
-    tap_ok(sums['d'] * 50 >= sums[0] && sums['p'] * 200 >= sums[0] && sums['t'] * 400 >= sums[0],
+    tap_ok(sums['d'] * 50 >= sums[0] && sums['p'] * 200 >= sums[0] && sums['t'] * 400 >= sums[0] &&
+               sums['0' + VFB_LIMIT] * 400 >= sums[0],
            "%" PRIu64 " attached or detached (1 in 50 at least), %" PRIu64 " punched (1 in 200), %" PRIu64
-           " truncated (1 in 400)",
-           sums['d'], sums['p'], sums['t']);
+           " truncated (1 in 400), %" PRIu64 " refused at a limit (1 in 400)",
+           sums['d'], sums['p'], sums['t'], sums['0' + VFB_LIMIT]);
     return tap_done();
 }

@@ -13,7 +13,7 @@
 
 #include "ledger-oracle.h"
 
-enum { CLIENTS_MAX = 8, BATCH_MAX = 24, OPERATIONS_MAX = 32, OWN_PAGES = 256, MAPPINGS_GRANTED = 200 };
+enum { CLIENTS_MAX = 8, BATCH_MAX = 24, OPERATIONS_MAX = 32, OWN_PAGES = 256, CODES = 16 };
 
 struct options {
     uint64_t operations, rounds, clients, seed; /* operations of all clients together */
@@ -33,7 +33,9 @@ struct tally {
 struct board {
     pthread_barrier_t barrier;
     struct tally tally[CLIENTS_MAX][OPERATIONS_MAX];
+    uint64_t refused[CLIENTS_MAX][CODES]; /* by enum vfb_code */
     uint64_t comparisons[CLIENTS_MAX], either[CLIENTS_MAX];
+    uint64_t mappings[CLIENTS_MAX], paid[CLIENTS_MAX], pinned[CLIENTS_MAX]; /* sums over comparisons; pages */
 };
 
 struct user {
