@@ -47,5 +47,6 @@ int main(int argc, char **argv) {
     n = append(all, n, device_cases, n_device_cases);
     n = append(all, n, dma_cases, n_dma_cases);
     n = append(all, n, loop_cases, n_loop_cases);
+    n = append(all, n, pins_cases, n_pins_cases);
     return tap_run(all, n, argc > 1 ? argv[1] : NULL);
 }
