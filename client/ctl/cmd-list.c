@@ -115,6 +115,8 @@ static const struct grid_column memory_columns[] = {
     {"session", "SESSION", GRID_NUMBER}, {"memory", "MEMORY", GRID_NUMBER},     {"name", "NAME", GRID_TEXT},
     {"kind", "KIND", GRID_TEXT},         {"size", "SIZE", GRID_BYTES},          {"page_size", "PAGES", GRID_BYTES},
     {"writable", "WRITABLE", GRID_FLAG}, {"mappings", "MAPPINGS", GRID_NUMBER}, {"paid", "PAID", GRID_BYTES},
+    {"mapped", NULL, GRID_BYTES},        {"pinned", "PINNED", GRID_BYTES},      {"registered", NULL, GRID_NUMBER},
+    {"note", "NOTE", GRID_TEXT},
 };
 
 static void add_memory(struct grid *g, uint32_t session, const VfioBroker__InspectReply *reply) {
@@ -130,6 +132,10 @@ static void add_memory(struct grid *g, uint32_t session, const VfioBroker__Inspe
         grid_number(g, row->writable);
         grid_number(g, row->mappings);
         grid_number(g, row->paid);
+        grid_number(g, row->mapped);
+        grid_number(g, row->pinned);
+        grid_number(g, row->registered);
+        grid_text(g, row->note);
     }
 }
 

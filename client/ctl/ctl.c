@@ -21,11 +21,18 @@ const struct ctl_verb ctl_verbs[] = {
      "what\n"
      "is granted to them. The session of vfio-brokerctl itself is left out.\n",
      LOOK | CTL_OPT_SESSION, 0, 1, cmd_list, cmd_list_words, cmd_list_session_words},
-    {"usage", "", "Show memory used, leased and its limits",
-     "Shows for each session, or for the one that --session= names, how much memory it has pinned (used), may pin\n"
-     "without asking again (lease) and may pin at most (limit), and by whose limit. An administrator\n"
-     "sees all sessions, others those of their own uid. The session of vfio-brokerctl itself is left out.\n",
-     LOOK | CTL_OPT_SESSION, 0, 0, cmd_usage, NULL, NULL},
+    {"usage", "[SESSION]", "Show who pays for how much memory",
+     "Shows each account with its limit, whose limit that is, and how much of it is leased to sessions, idle,\n"
+     "locked by the clients themselves (own mlock) and left; then for each session and memory what its bytes are\n"
+     "for; and for an account that is full or over its limit what to do. With a session: that one and its account\n"
+     "in detail. An administrator sees all, others the accounts and sessions of their own uid. The session of\n"
+     "vfio-brokerctl itself is left out.\n",
+     LOOK | CTL_OPT_SESSION, 0, 1, cmd_usage, NULL, NULL},
+    {"pins", "[SESSION]", "Show pins of software devices",
+     "Shows which ranges of the sessions' spaces are pinned, and by whom: for all sessions, or for the one given, as\n"
+     "owner of the memory. \"asked\": an unmap waits until its client unpins, \"kept\": beyond the deadline for "
+     "that.\n",
+     LOOK | CTL_OPT_SESSION, 0, 1, cmd_pins, NULL, NULL},
     {"bind", "ADDRESS...", "Give PCI devices to vfio-pci",
      "Takes each PCI device from its host driver and gives it to vfio-pci, so that it can be claimed. The host loses "
      "the\n"
@@ -72,7 +79,7 @@ static const struct {
 } option_help[] = {
     {CTL_OPT_JSON, "      --json=short|pretty|off  JSON instead of a table\n"},
     {CTL_OPT_SOCKET, "      --socket=PATH            The broker's socket (default " VFB_SOCKET ")\n"},
-    {CTL_OPT_SESSION, "      --session=NUMBER         Only this session (spaces, mappings, memory; usage)\n"},
+    {CTL_OPT_SESSION, "      --session=NUMBER         Only this session (lists of its things; usage, pins)\n"},
     {CTL_OPT_DEADLINE,
      "      --deadline=SECONDS       How long to wait for the kernel, 1 to 86400 (bind, unbind: 30)\n"},
 };
@@ -103,21 +110,6 @@ static int help(const struct ctl_verb *v, const char *first) {
     help_options(~0u);
     puts("\nExit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no broker. See vfio-brokerctl(1).");
     return CTL_OK;
-}
-
-/* The whole text is a number between low and high. */
-static bool parse_number(const char *text, unsigned long low, unsigned long high, unsigned long *ret) {
-    unsigned long n;
-    char *end;
-
-    if (text[0] < '0' || text[0] > '9')
-        return false;
-    errno = 0;
-    n = strtoul(text, &end, 10);
-    if (errno || *end || n < low || n > high)
-        return false;
-    *ret = n;
-    return true;
 }
 
 static bool parse_json(const char *text, enum ctl_json *ret) {
@@ -163,7 +155,7 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, struct said *sa
             break;
         case OPT_SESSION:
             said->options |= CTL_OPT_SESSION;
-            if (parse_number(optarg, 1, UINT32_MAX, &n)) {
+            if (ctl_number(optarg, 1, UINT32_MAX, &n)) {
                 ctl->has_session = true;
                 ctl->session = (uint32_t)n;
                 break;
@@ -172,7 +164,7 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, struct said *sa
             return CTL_USAGE;
         case OPT_DEADLINE:
             said->options |= CTL_OPT_DEADLINE;
-            if (parse_number(optarg, 1, 86400, &n)) {
+            if (ctl_number(optarg, 1, 86400, &n)) {
                 ctl->deadline = (unsigned)n;
                 break;
             }

@@ -49,11 +49,18 @@ unsigned ctl_verb_options(const struct ctl_verb *v, const char *first);
 int cmd_status(struct ctl *ctl, int n, char **args);
 int cmd_list(struct ctl *ctl, int n, char **args);
 int cmd_usage(struct ctl *ctl, int n, char **args);
+int cmd_pins(struct ctl *ctl, int n, char **args);
 int cmd_bind(struct ctl *ctl, int n, char **args);
 int cmd_unbind(struct ctl *ctl, int n, char **args);
 int cmd_completion(struct ctl *ctl, int n, char **args);
 int cmd_complete(struct ctl *ctl, int n, char **args);
 extern const char *const cmd_list_words[], *const cmd_list_session_words[];
+
+/* ---- argument.c ---- */
+/* The whole text is a number between low and high. */
+bool ctl_number(const char *text, unsigned long low, unsigned long high, unsigned long *ret);
+/* The session that a verb takes as its argument, or by --session=. CTL_OK or CTL_USAGE. */
+int ctl_session_argument(struct ctl *ctl, int n, char **args);
 
 /* "vfio-brokerctl: …" on stderr. */
 void ctl_say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

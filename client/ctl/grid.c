@@ -2,6 +2,8 @@
 #include "config.h"
 
 #include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -79,8 +81,27 @@ void grid_words(struct grid *g, char *const *words, size_t n) {
     *p = 0;
 }
 
+void grid_numbers(struct grid *g, const uint32_t *numbers, size_t n) {
+    assert(g->failed || type_of_next(g) == GRID_NUMBERS);
+    struct grid_cell *cell = add(g);
+    if (!cell)
+        return;
+    char *p = cell->text = malloc(n * sizeof "4294967295" + 1);
+    if (!p) {
+        g->failed = true;
+        return;
+    }
+    *p = 0;
+    for (size_t i = 0; i < n; i++)
+        p += sprintf(p, "%" PRIu32 "\n", numbers[i]);
+}
+
+static bool is_text(enum grid_type t) {
+    return t == GRID_TEXT || t == GRID_WORDS || t == GRID_NUMBERS;
+}
+
 void grid_number(struct grid *g, uint64_t n) {
-    assert(g->failed || (type_of_next(g) != GRID_TEXT && type_of_next(g) != GRID_WORDS));
+    assert(g->failed || !is_text(type_of_next(g)));
     struct grid_cell *cell = add(g);
     if (cell)
         cell->number = (int64_t)n;

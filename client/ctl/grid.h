@@ -13,11 +13,13 @@
 enum grid_type {
     GRID_TEXT,
     GRID_NUMBER,
+    GRID_ID,      /* table: 0 is "-" */
     GRID_BYTES,   /* table: "64 MiB"; JSON: an integer */
     GRID_ADDRESS, /* both: "0x…"; JSON has no 64-bit integers that everybody reads exactly */
     GRID_FLAG,    /* table: yes, no */
     GRID_TIME,    /* seconds since the epoch; table: local time */
     GRID_WORDS,   /* table: joined by commas; JSON: an array */
+    GRID_NUMBERS, /* the same, of integers */
 };
 
 struct grid_column {
@@ -28,7 +30,7 @@ struct grid_column {
 
 struct grid_cell {
     int64_t number;
-    char *text; /* owned; GRID_WORDS: separated by newlines, which text cannot have */
+    char *text; /* owned; GRID_WORDS, GRID_NUMBERS: each ends with a newline, which text cannot have */
 };
 
 struct grid {
@@ -46,9 +48,10 @@ struct grid {
 void grid_fini(struct grid *g);
 void grid_text(struct grid *g, const char *text); /* NULL is "" */
 void grid_words(struct grid *g, char *const *words, size_t n);
+void grid_numbers(struct grid *g, const uint32_t *numbers, size_t n);
 /* Puts another grid's first cell, of the same type, in place of one; the other's is empty then. */
 void grid_replace(struct grid *g, size_t row, size_t column, struct grid *with);
-/* Every other type. */
+/* Every type that is a single number. */
 void grid_number(struct grid *g, uint64_t n);
 
 static inline size_t grid_rows(const struct grid *g) {
@@ -62,7 +65,14 @@ static inline const struct grid_cell *grid_cell(const struct grid *g, size_t row
 int table_print(const struct grid *g, const char *what);
 /* The first row, one line for each column. */
 int table_print_record(const struct grid *g);
-/* {"version":1,"what":[{…},…]}; single: {"version":1,"what":{…}}. */
+struct grid_part {
+    const char *what;
+    const struct grid *grid;
+    bool single;
+};
+/* {"version":1,"what":[{…},…]}, a key for each part; single: "what":{…}. */
+int json_print_parts(const struct grid_part *parts, size_t n, bool pretty);
+/* The same with one part. */
 int json_print(const struct grid *g, const char *what, bool single, bool pretty);
 
 /* The largest unit in which it is a whole number: "64 MiB", "4097 B"; ~0 is "unlimited". */

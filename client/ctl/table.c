@@ -53,8 +53,14 @@ static void cell_text(const struct grid *g, size_t row, size_t column, char to[C
         snprintf(to, CELL_MAX, "%s", c->text);
         break;
     case GRID_WORDS:
+    case GRID_NUMBERS:
         words_text(c->text, to, CELL_MAX);
         break;
+    case GRID_ID:
+        to[0] = 0;
+        if (c->number == 0)
+            break;
+        /* fall through */
     case GRID_NUMBER:
         snprintf(to, CELL_MAX, "%" PRId64, c->number);
         break;
@@ -76,7 +82,7 @@ static void cell_text(const struct grid *g, size_t row, size_t column, char to[C
 }
 
 static bool right_aligned(enum grid_type t) {
-    return t == GRID_NUMBER || t == GRID_BYTES || t == GRID_ADDRESS;
+    return t == GRID_NUMBER || t == GRID_ID || t == GRID_BYTES || t == GRID_ADDRESS;
 }
 
 static int width_of(const struct grid *g, size_t column) {

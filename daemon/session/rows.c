@@ -4,9 +4,10 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
+#include "proto/clock.h"
 #include "session/dispatch.h"
+#include "session/pins.h"
 
 #define NOTE_SIZE   96u
 #define MEMORY_ROWS (VB_INSPECT_ROWS / 2) /* names and notes: 250 bytes */
@@ -152,14 +153,8 @@ static int memories(struct vb_session *s, struct vb_arena *a, uint64_t after, Vf
     return ret->memories ? 0 : -ENOMEM;
 }
 
-static uint64_t now_ms(void) {
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
 static VfioBroker__PinRow *pin_row(const struct vb_pin *p, uint64_t now, struct vb_arena *a) {
+    const struct vb_pin_link *link = p->access;
     VfioBroker__PinRow *row = vb_arena_alloc(a, sizeof *row);
 
     if (!row)
@@ -170,6 +165,9 @@ static VfioBroker__PinRow *pin_row(const struct vb_pin *p, uint64_t now, struct 
     row->iova = p->iova.first;
     row->size = vb_range_size(p->iova);
     row->prot = p->prot;
+    row->session = link->pinner;
+    row->client_pid = link->client_pid;
+    row->token = link->token->name;
     row->state = (char *)(p->deadline_ms == 0 ? "pinned" : now < p->deadline_ms ? "asked" : "kept");
     return row;
 }
@@ -178,7 +176,7 @@ static VfioBroker__PinRow *pin_row(const struct vb_pin *p, uint64_t now, struct 
  * of a space pins are in the order of their numbers. */
 static int pins(struct vb_session *s, struct vb_arena *a, uint64_t after, VfioBroker__InspectReply *ret) {
     uint32_t index = after ? (uint32_t)(after & 0xfff) - 1 : 0;
-    uint64_t last = after >> 12, now = now_ms();
+    uint64_t last = after >> 12, now = vb_now_ms();
     struct vb_pin *p;
 
     ret->pins = vb_arena_alloc(a, VB_INSPECT_ROWS * sizeof *ret->pins);
@@ -224,7 +222,10 @@ static int usage(struct vb_session *s, struct vb_arena *a, VfioBroker__InspectRe
     row->doubled = m->ledger.doubled;
     row->tables = m->ledger.tables;
     row->tables_max = m->ledger.tables_max;
+    row->tokens = s->tokens.n;
     row->pins = m->n_pins;
+    row->accesses = s->accesses.n;
+    row->parked = s->park.n;
     for (uint32_t i = 0; i < m->memories.n; i++) {
         const struct vb_charge *c = &((struct vb_memory *)m->memories.items[i])->charge;
 
