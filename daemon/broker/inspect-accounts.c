@@ -80,7 +80,7 @@ static VfioBroker__AccountRow *account_row(struct vb_record *asker, const struct
     vfio_broker__account_row__init(row);
     if (!add_sessions(asker, a, p, row))
         return NULL;
-    vb_account_look(a, &v);
+    vb_account_look(a, &asker->lease, &v);
     row->name = vb_page_keep(p, a->name);
     row->kind = (char *)kinds[a->key.kind];
     row->uid = a->key.uid;

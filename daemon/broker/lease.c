@@ -49,12 +49,20 @@ static uint64_t locked_by_clients(const struct vb_account *a, const char *proc) 
     return sum;
 }
 
+/* Without what clients have locked themselves. */
+static int read_limits_alone(const struct vb_record *r, struct vb_limits *ret) {
+    return vb_limits_read(r->broker->options.proc, &r->peer, r->grant ? r->grant->memory_max : 0, ret);
+}
+
+static uint64_t own_mlock(const struct vb_record *r) {
+    return r->grant && !r->grant->own_mlock ? 0 : locked_by_clients(r->lease.account, r->broker->options.proc);
+}
+
 static int read_limits(const struct vb_record *r, struct vb_limits *ret) {
-    const char *proc = r->broker->options.proc;
-    int n = vb_limits_read(proc, &r->peer, r->grant ? r->grant->memory_max : 0, ret);
+    int n = read_limits_alone(r, ret);
 
     if (n == 0)
-        ret->own = r->grant && !r->grant->own_mlock ? 0 : locked_by_clients(r->lease.account, proc);
+        ret->own = own_mlock(r);
     return n;
 }
 
@@ -266,19 +274,24 @@ static void say_state(const struct vb_account *a, struct vb_account_view *v) {
     }
 }
 
-void vb_account_look(const struct vb_account *a, struct vb_account_view *ret) {
+void vb_account_look(const struct vb_account *a, const struct vb_lease *looker, struct vb_account_view *ret) {
     struct vb_account_view v = {.leased = a->leased};
-    const struct vb_lease *l;
+    const struct vb_lease *l, *least = NULL;
     struct vb_limits one;
     uint64_t used;
 
     LIST_FOREACH (l, &a->leases, entry) {
-        if (read_limits(owner(l), &one) == 0 && (v.limits.whose[0] == 0 || one.limit < v.limits.limit))
+        if (l == looker && LIST_NEXT(LIST_FIRST(&a->leases), entry))
+            continue;
+        if (read_limits_alone(owner(l), &one) == 0 && (!least || one.limit < v.limits.limit)) {
             v.limits = one;
+            least = l;
+        }
     }
+    v.limits.own = least ? own_mlock(owner(least)) : 0;
     if (__builtin_add_overflow(v.leased, v.limits.own, &used))
         used = UINT64_MAX;
-    if (v.limits.whose[0] && used > v.limits.limit)
+    if (least && used > v.limits.limit)
         v.over = used - v.limits.limit;
     say_state(a, &v);
     *ret = v;

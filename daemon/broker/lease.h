@@ -21,6 +21,7 @@ struct vb_account_view {
     uint64_t leased, over;          /* bytes; over: leased and own pass the limit by so much */
     char state[VB_ERROR_TEXT + 96]; /* "", or why nothing more is granted, and the way out */
 };
-void vb_account_look(const struct vb_account *a, struct vb_account_view *ret);
+/* looker: the lease of whoever looks (vfio-brokerctl), whose limit counts only if no other session has the account. */
+void vb_account_look(const struct vb_account *a, const struct vb_lease *looker, struct vb_account_view *ret);
 
 #endif
