@@ -306,7 +306,9 @@ static void refuse(struct vb_session *s, int fd, const char *text) {
     VfioBroker__Error error = VFIO_BROKER__ERROR__INIT;
     struct vb_outbox out;
 
-    vb_session_log(s, "an access is refused: %s", text);
+    s->n_refused++;
+    if ((s->n_refused & (s->n_refused - 1)) == 0) /* others can cause this line */
+        vb_session_log(s, "an access was refused (the %u. time): %s", s->n_refused, text);
     error.code = VFIO_BROKER__ERROR_CODE__ERROR_DENIED;
     error.text = (char *)text;
     m.body_case = VFIO_BROKER_INTERNAL__TO_PINNER__BODY_ERROR;

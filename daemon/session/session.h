@@ -112,7 +112,7 @@ struct vb_session {
     LIST_HEAD(, vb_device_watch) watches;
     struct vb_table tokens;              /* struct vb_token */
     TAILQ_HEAD(, vb_pin_link) pin_links; /* others' accesses to our spaces */
-    uint32_t n_pin_links;
+    uint32_t n_pin_links, n_refused;
     struct vb_table accesses; /* struct vb_access */
     struct vb_pending pending[VB_PARKED_MAX];
     uint64_t last_serial;

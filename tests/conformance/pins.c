@@ -274,11 +274,14 @@ static void case_two_pinners(void) {
 static void case_deadline(void) {
     struct pair p;
     struct rig r;
+    struct mem own;
     struct vfb_pin pin;
     int result;
 
     pair_new(&p);
     r = rig_new(p.pinner, test_devices[0]);
+    own = mem_new(p.pinner, PAGE);
+    OK(p.pinner, map1(p.pinner, r.space, own.id, 0x200000, 0, PAGE));
     pin = pin1(&p, BASE, PAGE);
     pin1(&p, BASE + 8 * PAGE, PAGE);
     OK(p.owner, unmap_later(&p, BASE, 16 * PAGE, &result));
@@ -288,7 +291,7 @@ static void case_deadline(void) {
     tap_check(p.heard.lost == 2 && p.heard.closed == 0, "%u pins lost, %u accesses closed", p.heard.lost,
               p.heard.closed);
     tap_check(describe(p.owner, p.space).mappings == 0 && usage(p.owner).used == 0, "still there");
-    dma_reaches(&r, SCRATCH_IOVA, r.scratch.p);
+    dma_reaches(&r, 0x200000, own.p);
     REFUSED(p.pinner, vfb_unpin(p.pinner, p.access.id, &pin.id, 1), VFB_NOT_FOUND);
     OK(p.owner, map1(p.owner, p.space, p.m.id, BASE, 0, 16 * PAGE));
     pin1(&p, BASE, PAGE); /* the access is as good as before */
