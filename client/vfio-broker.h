@@ -276,8 +276,8 @@ struct vfb_access {
 };
 /* secret: the VFB_TOKEN_SIZE bytes that the owner told; borrowed. An access ends by vfb_access_close(), with
  * VFB_EVENT_PINS_LOST and `closed` when its token is revoked or its owner ends, or with this client.
- * VFB_DENIED: no such token (any more), or its owner is gone; VFB_LIMIT: 64 accesses are open; VFB_UNAVAILABLE: only
- * vfio-brokerd can find the owner, and it is away. */
+ * VFB_DENIED: no such token (any more), or its owner is gone; VFB_LIMIT: 64 accesses are open; VFB_UNAVAILABLE: the
+ * owner's session does not answer, or vfio-brokerd is away, which has to find it. */
 int vfb_access_open(struct vfb_client *c, const uint8_t secret[VFB_TOKEN_SIZE], struct vfb_access *ret_access);
 /* Its pins end, and the library closes the fds that vfb_pin() told of; what was mapped from them stays mapped. Events
  * about it are not delivered any more. VFB_NOT_FOUND: no such access (any more). */
