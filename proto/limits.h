@@ -34,6 +34,7 @@
 #define VB_ACCESSES_MAX     64u   /* of others to one session, and of one session to others */
 #define VB_PINS_MAX         4096u /* of others on one session */
 #define VB_PIN_PARTS_MAX    16384u /* mappings under all pins: each locked run costs up to two VMAs (vm.max_map_count) */
+#define VB_PIN_BYTES        (1ull << 30) /* that one Pin makes the owner's session lock: some 50 ms; hugetlb needs no lock */
 #define VB_PIN_BATCH        64u   /* entries of one Pin */
 #define VB_PIN_SEGMENTS     16u   /* mappings that one pin may touch */
 #define VB_PARKED_MAX       64u   /* requests that wait for somebody else; as many as the library sends */

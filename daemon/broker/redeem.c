@@ -3,6 +3,9 @@
  * the secret; whether the rest is right is for the owner's session to say. Nothing is kept here, so tokens and pins do not
  * mind a restart. */
 #include <errno.h>
+#include <limits.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "broker/record.h"
@@ -10,6 +13,17 @@
 
 /* A wrong secret costs another client's session some work: so many messages of the asker's share of a second. */
 #define COST 32
+
+/* Offers must not fill an owner's socket, or answers to its own calls would find no room (and it would be killed for not
+ * reading them): vb_answer(). A session that is pinning much does not read for some seconds. */
+#define UNREAD_MAX 16384
+
+static int unread(const struct vb_record *owner) {
+    int bytes = 0;
+
+    return ioctl(owner->link.fd, SIOCOUTQ, &bytes) < 0 ? INT_MAX
+                                                       : bytes; /* net/unix/af_unix.c: what is not received yet */
+}
 
 static int offer(struct vb_record *owner, struct vb_record *r, const ProtobufCBinaryData *secret, int fd) {
     VfioBrokerInternal__ToSession m = VFIO_BROKER_INTERNAL__TO_SESSION__INIT;
@@ -37,7 +51,7 @@ static int redeem(struct vb_record *r, const ProtobufCBinaryData *secret, int *r
         return vb_fail(e, -errno, "cannot join two sessions");
     VB_FD int owners = pair[0];
     VB_FD int pinners = pair[1];
-    int n = offer(owner, r, secret, owners);
+    int n = unread(owner) > UNREAD_MAX ? -EAGAIN : offer(owner, r, secret, owners);
     if (n < 0)
         return vb_refuse(e, VB_UNAVAILABLE, "the session of the token's owner does not answer; try again");
     *ret_fd = vb_steal_fd(&pinners);

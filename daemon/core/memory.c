@@ -210,10 +210,12 @@ void vb_memory_unlock(struct vb_memory *m, struct vb_range r) {
     if (m->charge.pinned.covered == 0) {
         munmap(m->resident, m->size);
         m->resident = NULL;
-    } else if (munlock((char *)m->resident + r.first, vb_range_size(r)) < 0) {
-        /* Cannot be: the VMAs that this may need are bounded by VB_PIN_PARTS_MAX. It would stay locked, unpaid, until the last
-         * pin ends; the kernel still counts it. */
+        return;
     }
+    /* The VMAs that this may need are bounded by VB_PIN_PARTS_MAX, so it cannot fail. Our page tables of the range go too:
+     * the last munmap would take long else. */
+    if (munlock((char *)m->resident + r.first, vb_range_size(r)) == 0)
+        madvise((char *)m->resident + r.first, vb_range_size(r), MADV_DONTNEED);
 }
 
 struct vb_memory *vb_memory_free(struct vb_memory *m) {

@@ -48,6 +48,20 @@ static int find_parts(struct vb_pin *p, struct vb_error *e) {
     }
 }
 
+/* mlock takes time for each page, and the session serves nobody meanwhile. */
+static int check_bytes(struct vb_pin *p, struct vb_error *e) {
+    uint32_t i;
+
+    for (i = 0; i < p->n_parts; i++)
+        if (p->parts[i].memory->kind == VB_MEMORY_SHMEM)
+            p->locked += vb_range_size(pages(&p->parts[i]));
+    if (p->locked <= VB_PIN_BYTES)
+        return 0;
+    vb_error_limit(e, p->locked, 0, VB_PIN_BYTES, "one pin");
+    return vb_refuse(e, VB_LIMIT, "0x%" PRIx64 "-0x%" PRIx64 " has more than %s that must be locked; pin it in parts",
+                     p->iova.first, p->iova.last, VB_SIZE(VB_PIN_BYTES));
+}
+
 static int check_numbers(const struct vb_model *m, const struct vb_pin *p, struct vb_error *e) {
     if (m->n_pins < VB_PINS_MAX && m->pin_parts + p->n_parts <= VB_PIN_PARTS_MAX)
         return 0;
@@ -145,6 +159,8 @@ int vb_model_pin(struct vb_model *m, struct vb_space *s, struct vb_range iova, u
     r = find_parts(p, e);
     if (r == 0)
         r = check_numbers(m, p, e);
+    if (r == 0)
+        r = check_bytes(p, e);
     if (r == 0)
         r = recheck(p, e);
     if (r == 0)

@@ -28,6 +28,7 @@ struct vb_pin {
     uint8_t prot;         /* enum vb_prot */
     void *access;         /* session/pin-link.c */
     uint64_t deadline_ms; /* monotonic: asked to end by then; 0: not asked */
+    uint64_t locked;      /* bytes that had to be locked for it, others' locks included */
     uint32_t n_parts;
     struct vb_pin_part parts[VB_PIN_SEGMENTS];
 };
@@ -35,7 +36,7 @@ struct vb_pin {
 TAILQ_HEAD(vb_pin_list, vb_pin);
 
 /* Pins a range that is mapped without a gap, with at least `prot`. Refused: VB_NOT_FOUND (gap), VB_DENIED (prot), VB_LIMIT
- * (lease, number of pins or parts), VB_BAD_MEMORY (pages are missing). */
+ * (lease, number of pins or parts, VB_PIN_BYTES), VB_BAD_MEMORY (pages are missing). */
 int vb_model_pin(struct vb_model *m, struct vb_space *s, struct vb_range iova, uint32_t prot, void *access,
                  struct vb_pin **ret_pin, struct vb_error *e);
 /* Never fails. NULL is fine. Returns NULL. */

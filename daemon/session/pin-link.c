@@ -199,6 +199,7 @@ static int pin_all(struct vb_pin_link *l, const VfioBroker__Pin *q, struct vb_pi
                    struct vb_error *e) {
     struct vb_session *s = l->session;
     struct vb_range range;
+    uint64_t locked = 0;
     size_t i, n = 0;
     int r = 0;
 
@@ -206,9 +207,14 @@ static int pin_all(struct vb_pin_link *l, const VfioBroker__Pin *q, struct vb_pi
         r = check_entry(l, q->entries[i], &range, e);
         if (r == 0)
             r = vb_model_pin(s->model, l->token->space, range, q->entries[i]->prot, l, &pins[i], e);
-        n += r == 0;
-        if (r == 0)
+        if (r == 0) {
+            n++;
+            locked += pins[i]->locked;
             r = describe(l, reply, pins[i], e);
+        }
+        if (r == 0 && locked > VB_PIN_BYTES)
+            r = vb_refuse(e, VB_LIMIT, "one request pins at most %s that must be locked; send several",
+                          VB_SIZE(VB_PIN_BYTES));
         if (r != 0)
             vb_error_entry(e, (uint32_t)i);
     }
