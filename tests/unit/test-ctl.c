@@ -49,9 +49,11 @@ static const char *captured(void) {
 }
 
 static const struct grid_column columns[] = {
-    {"text", "TEXT", GRID_TEXT},    {"number", "NUMBER", GRID_NUMBER}, {"bytes", "BYTES", GRID_BYTES},
-    {"at", "AT", GRID_ADDRESS},     {"flag", "FLAG", GRID_FLAG},       {"time", NULL, GRID_TIME},
-    {"words", "WORDS", GRID_WORDS},
+    {"text", "TEXT", GRID_TEXT},    {"number", "NUMBER", GRID_NUMBER},
+    {"bytes", "BYTES", GRID_BYTES}, {"at", "AT", GRID_ADDRESS},
+    {"flag", "FLAG", GRID_FLAG},    {"time", NULL, GRID_TIME},
+    {"words", "WORDS", GRID_WORDS}, {"id", "ID", GRID_ID},
+    {"of", "OF", GRID_NUMBERS},
 };
 
 static void add(struct grid *g, const char *text, int64_t n, uint64_t bytes, uint64_t at, char **words,
@@ -63,6 +65,8 @@ static void add(struct grid *g, const char *text, int64_t n, uint64_t bytes, uin
     grid_number(g, n_words > 0);
     grid_number(g, 1000000000);
     grid_words(g, words, n_words);
+    grid_number(g, n_words);
+    grid_numbers(g, (uint32_t[]){3, UINT32_MAX}, n_words);
 }
 
 static void test_table(void **state) {
@@ -75,9 +79,9 @@ static void test_table(void **state) {
     add(&g, NULL, 7, 4097, 0, NULL, 0);
     capture();
     assert_int_equal(table_print(&g, "things"), 0);
-    assert_string_equal(captured(), "TEXT        NUMBER   BYTES                  AT  FLAG  WORDS\n"
-                                    "esc?[31m??      -1   3 MiB  0xffffffffffffffff  yes   a,b?\n"
-                                    "-                7  4097 B                 0x0  no    -\n");
+    assert_string_equal(captured(), "TEXT        NUMBER   BYTES                  AT  FLAG  WORDS  ID  OF\n"
+                                    "esc?[31m??      -1   3 MiB  0xffffffffffffffff  yes   a,b?    2  3,4294967295\n"
+                                    "-                7  4097 B                 0x0  no    -       -  -\n");
     capture();
     assert_int_equal(table_print_record(&g), 0);
     assert_non_null(strstr(captured(), "NUMBER: -1\n"));
@@ -102,16 +106,21 @@ static void test_json(void **state) {
     assert_int_equal(json_print(&g, "things", false, false), 0);
     assert_string_equal(captured(), "{\"version\":1,\"things\":[{\"text\":\"a/b\\\"\",\"number\":-1,"
                                     "\"bytes\":18446744073709551615,\"at\":\"0xffffffffffffffff\",\"flag\":true,"
-                                    "\"time\":1000000000,\"words\":[\"w\"]}]}\n");
+                                    "\"time\":1000000000,\"words\":[\"w\"],\"id\":1,\"of\":[3]}]}\n");
     add(&g, NULL, 0, 0, 0, NULL, 0);
     capture();
     assert_int_equal(json_print(&g, "things", false, true), 0);
     assert_non_null(strstr(captured(), "\n"));
     unspace(out);
-    assert_non_null(strstr(out, "\"words\":[]}]}")); /* an array without words, at the end */
+    assert_non_null(strstr(out, "\"words\":[],\"id\":0,\"of\":[]}]}")); /* arrays without words, at the end */
     capture();
     assert_int_equal(json_print(&g, "thing", true, false), 0);
     assert_memory_equal(captured(), "{\"version\":1,\"thing\":{\"text\"", 28);
+    GRID struct grid empty = GRID_INIT(columns);
+    const struct grid_part parts[] = {{"a", &empty, false}, {"b", &empty, false}};
+    capture();
+    assert_int_equal(json_print_parts(parts, 2, false), 0);
+    assert_string_equal(captured(), "{\"version\":1,\"a\":[],\"b\":[]}\n");
 }
 
 static void test_sizes(void **state) {
