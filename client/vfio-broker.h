@@ -250,6 +250,8 @@ int vfb_device_release(struct vfb_client *c, uint32_t device);
  * WHAT A TOKEN CANNOT TAKE BACK: the memories' fds. They are the owner's own, with the access that they were opened with,
  * for the whole file and not only the range: a pinner can keep them mapped for ever, and a memfd that was passed read-only
  * can be opened again for writing (/proc/self/fd). Give a token to nobody who must not have that.
+ * WHAT A PIN DOES NOT PROMISE: the owner can punch holes into its own file, or truncate it; then the pinner reads zeros, or
+ * gets SIGBUS (mmap(2)), as with any file that is shared.
  *
  * Without VFB_FEATURE_PINS in vfb_info()->features all of this is VFB_UNSUPPORTED. */
 
