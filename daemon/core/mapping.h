@@ -1,4 +1,4 @@
-/* The mappings of one space: a balanced tree of ranges that do not overlap, ordered by IOVA.
+/* The mappings of one space: a sorted map of ranges that do not overlap, ordered by IOVA.
  *
  * An entry is `pending` from the moment its range is taken until the backend has it; a pending one is never shown. */
 #ifndef VB_CORE_MAPPING_H
@@ -7,28 +7,39 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "core/btree.h"
+#include "core/mapping-pool.h"
 #include "core/memory.h"
 #include "core/range.h"
-#include "core/tree.h"
 
 struct vb_mapping {
-    RB_ENTRY(vb_mapping) node;
     struct vb_range iova;
     uint64_t offset; /* bytes, in memory */
     struct vb_memory *memory;
     uint8_t prot; /* enum vb_prot */
     bool pending;
     bool leaving; /* found by an entry of the unmap that runs now */
+    uint8_t slot; /* of core/mapping-pool.c; nobody else's */
 };
 
-RB_HEAD(vb_mapping_tree, vb_mapping);
+/* All zero: empty, owns no memory; so it does when its last mapping has been freed. Does not move. */
+struct vb_mapping_tree {
+    struct vb_mapping_pool pool;
+    struct vb_btree by_iova; /* iova.first to struct vb_mapping */
+};
+
+/* For this tree, all zero, not in it yet; to be filled member by member (`slot` stays). NULL: no memory. */
+struct vb_mapping *vb_mapping_new(struct vb_mapping_tree *t);
+/* It is not, or no longer, in the tree. NULL is fine. */
+void vb_mapping_free(struct vb_mapping *m);
 
 /* First mapping (lowest IOVA) that has a byte in `r`, or NULL. */
 struct vb_mapping *vb_mapping_first(struct vb_mapping_tree *t, struct vb_range r);
 /* The next one by IOVA, or NULL. */
 struct vb_mapping *vb_mapping_next(struct vb_mapping *m);
-/* NULL when inserted, else the mapping that overlaps it. */
-struct vb_mapping *vb_mapping_insert(struct vb_mapping_tree *t, struct vb_mapping *m);
+/* -EEXIST: it overlaps one that is there; -ENOMEM. */
+int vb_mapping_insert(struct vb_mapping_tree *t, struct vb_mapping *m);
+/* Never fails. */
 void vb_mapping_remove(struct vb_mapping_tree *t, struct vb_mapping *m);
 /* Inserts and counts: what it adds to pay, in its memory's charge and in tables. -EEXIST: it overlaps; -ENOMEM. */
 int vb_mapping_charge(struct vb_mapping_tree *t, struct vb_mapping *m, struct vb_cost *ret_cost);

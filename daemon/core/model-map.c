@@ -111,14 +111,17 @@ static int take(struct batch *b, struct vb_range r, struct vb_memory *memory, co
     struct vb_mapping *mapping;
     int k;
 
-    mapping = malloc(sizeof(*mapping));
+    mapping = vb_mapping_new(&b->s->tree);
     if (!mapping)
         return vb_fail(e, -ENOMEM, "mapping");
-    *mapping = (struct vb_mapping){
-        .iova = r, .offset = t->offset, .memory = memory, .prot = (uint8_t)t->prot, .pending = true};
+    mapping->iova = r;
+    mapping->offset = t->offset;
+    mapping->memory = memory;
+    mapping->prot = (uint8_t)t->prot;
+    mapping->pending = true;
     k = vb_mapping_charge(&b->s->tree, mapping, ret_cost);
     if (k != 0)
-        free(mapping);
+        vb_mapping_free(mapping);
     if (k == -EEXIST)
         return overlap(b->s, r, e);
     if (k != 0)
@@ -137,7 +140,7 @@ static void give_back(struct vb_model *m, struct vb_space *s, struct vb_mapping 
         vb_ledger_release(&m->ledger, freed);
     mapping->memory->mappings--;
     m->mappings--;
-    free(mapping);
+    vb_mapping_free(mapping);
 }
 
 static void commit(struct vb_space *s, struct vb_mapping *mapping) {

@@ -41,7 +41,6 @@ int vb_model_space_create(struct vb_model *m, const char *name, struct vb_space 
     s = calloc(1, sizeof(*s));
     if (!s)
         return vb_fail(e, -ENOMEM, "space");
-    RB_INIT(&s->tree);
     TAILQ_INIT(&s->pins);
     snprintf(s->name, sizeof(s->name), "%s", name ? name : "");
     r = m->backend->ops->space_add(m->backend, &s->handle, e);

@@ -16,7 +16,7 @@ static void forget(struct vb_model *m, struct vb_space *s, struct vb_mapping *ma
     m->mappings--;
     mapping->memory->mappings--;
     vb_ledger_release(&m->ledger, vb_mapping_uncharge(&s->tree, mapping));
-    free(mapping);
+    vb_mapping_free(mapping);
 }
 
 /* Pins have to end before: session/park.c waits for them. */

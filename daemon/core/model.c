@@ -28,7 +28,7 @@ static void forget_mappings(struct vb_model *m, struct vb_space *s) {
         vb_ledger_release(&m->ledger, vb_mapping_uncharge(&s->tree, mapping));
         mapping->memory->mappings--;
         m->mappings--;
-        free(mapping);
+        vb_mapping_free(mapping);
     }
     s->mappings = s->mapped_bytes = 0;
 }

@@ -16,7 +16,7 @@ static bool huge(const struct vb_mapping *m) {
     return m->memory->page_size >= page && ((m->iova.first | m->offset | (m->iova.last + 1)) & (page - 1)) == 0;
 }
 
-uint64_t vb_tables_cost(const struct vb_mapping *before, const struct vb_mapping *m, const struct vb_mapping *after) {
+uint64_t vb_tables_cost(const struct vb_mapping *m, const uint64_t *below, const uint64_t *above) {
     uint64_t first, last, n = 0;
     bool shared_first, shared_last;
     unsigned i;
@@ -24,8 +24,8 @@ uint64_t vb_tables_cost(const struct vb_mapping *before, const struct vb_mapping
     for (i = huge(m) ? 1 : 0; i < sizeof levels / sizeof levels[0]; i++) {
         first = m->iova.first >> levels[i];
         last = m->iova.last >> levels[i];
-        shared_first = before && before->iova.last >> levels[i] == first;
-        shared_last = after && after->iova.first >> levels[i] == last;
+        shared_first = below && *below >> levels[i] == first;
+        shared_last = above && *above >> levels[i] == last;
         n += last - first + 1 - shared_first - shared_last;
         if (first == last && shared_first && shared_last)
             n++;

@@ -11,7 +11,8 @@
 
 struct vb_mapping;
 
-/* Bytes that `m` adds between its neighbours in the space (NULL: none). */
-uint64_t vb_tables_cost(const struct vb_mapping *before, const struct vb_mapping *m, const struct vb_mapping *after);
+/* Bytes that `m` adds between its neighbours in the space: the last IOVA of the one below, the first of the one above (NULL:
+ * there is none). */
+uint64_t vb_tables_cost(const struct vb_mapping *m, const uint64_t *below, const uint64_t *above);
 
 #endif

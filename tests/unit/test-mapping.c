@@ -1,73 +1,164 @@
-/* The tree of mappings against a plain array. */
+/* The mappings of a space against a plain array, and the memory that they keep. */
 #include "tests/unit/core-fixture.h"
+
+#include <malloc.h>
 
 #include "core/mapping.h"
 
-#define N 64
+#define N      64
+#define CACHED 8192 /* malloc keeps up to seven freed nodes at hand, and counts them as given out */
 
-static void test_ends_of_the_address_space(void **state) {
-    struct vb_mapping low = {.iova = {0, 4095}}, high = {.iova = {UINT64_MAX - 4095, UINT64_MAX}},
-                      all = {.iova = {0, UINT64_MAX}};
-    struct vb_mapping_tree t = RB_INITIALIZER(&t);
+static struct vb_mapping *new_mapping(struct vb_mapping_tree *t, struct vb_range iova) {
+    struct vb_mapping *m = vb_mapping_new(t);
 
-    (void)state;
-    assert_null(vb_mapping_first(&t, all.iova));
-    assert_null(vb_mapping_insert(&t, &low));
-    assert_null(vb_mapping_insert(&t, &high));
-    assert_non_null(vb_mapping_insert(&t, &all));
-    assert_ptr_equal(vb_mapping_first(&t, (struct vb_range){UINT64_MAX, UINT64_MAX}), &high);
-    assert_ptr_equal(vb_mapping_first(&t, (struct vb_range){4095, UINT64_MAX}), &low);
-    assert_ptr_equal(vb_mapping_first(&t, (struct vb_range){4096, UINT64_MAX}), &high);
-    assert_null(vb_mapping_first(&t, (struct vb_range){4096, UINT64_MAX - 4096}));
-    assert_ptr_equal(vb_mapping_next(&low), &high);
-    assert_null(vb_mapping_next(&high));
-    vb_mapping_remove(&t, &low);
-    vb_mapping_remove(&t, &high);
-    assert_null(vb_mapping_insert(&t, &all));
+    assert_non_null(m);
+    assert_true(m->iova.first == 0 && m->offset == 0 && !m->memory && !m->prot && !m->pending && !m->leaving);
+    m->iova = iova;
+    return m;
 }
 
-static void test_random(void **state) {
-    struct vb_mapping_tree t = RB_INITIALIZER(&t);
-    struct vb_mapping m[N];
-    bool in[N] = {false};
-    unsigned step, i;
+static void test_ends_of_the_address_space(void **state) {
+    struct vb_mapping_tree t = {.pool = {{0}}};
+    struct vb_mapping *low, *high, *all;
 
     (void)state;
-    start_random();
-    for (step = 0; step < 100000; step++) {
-        struct vb_mapping *found, *expected = NULL;
+    low = new_mapping(&t, (struct vb_range){0, 4095});
+    high = new_mapping(&t, (struct vb_range){UINT64_MAX - 4095, UINT64_MAX});
+    all = new_mapping(&t, (struct vb_range){0, UINT64_MAX});
+    assert_null(vb_mapping_first(&t, all->iova));
+    assert_int_equal(vb_mapping_insert(&t, low), 0);
+    assert_int_equal(vb_mapping_insert(&t, high), 0);
+    assert_int_equal(vb_mapping_insert(&t, all), -EEXIST);
+    assert_ptr_equal(vb_mapping_first(&t, (struct vb_range){UINT64_MAX, UINT64_MAX}), high);
+    assert_ptr_equal(vb_mapping_first(&t, (struct vb_range){4095, UINT64_MAX}), low);
+    assert_ptr_equal(vb_mapping_first(&t, (struct vb_range){4096, UINT64_MAX}), high);
+    assert_null(vb_mapping_first(&t, (struct vb_range){4096, UINT64_MAX - 4096}));
+    assert_ptr_equal(vb_mapping_next(low), high);
+    assert_null(vb_mapping_next(high));
+    vb_mapping_remove(&t, low);
+    vb_mapping_remove(&t, high);
+    assert_int_equal(vb_mapping_insert(&t, all), 0);
+    assert_null(vb_mapping_next(all));
+    vb_mapping_remove(&t, all);
+    vb_mapping_free(low);
+    vb_mapping_free(high);
+    vb_mapping_free(all);
+    vb_mapping_free(NULL);
+}
+
+static void one_run(uint64_t unit, uint64_t start) {
+    struct vb_mapping_tree t = {.pool = {{0}}};
+    struct vb_mapping *m[N] = {NULL};
+    unsigned step, i;
+
+    for (step = 0; step < 30000; step++) {
+        struct vb_mapping *expected = NULL, *next = NULL;
         unsigned k = random_below(N);
         struct vb_range r;
 
-        if (in[k]) {
-            vb_mapping_remove(&t, &m[k]);
-            in[k] = false;
+        r.first = start + random_below(400) * unit;
+        r.last = r.first + random_below(20) * unit + (unit - 1);
+        if (m[k]) {
+            vb_mapping_remove(&t, m[k]);
+            vb_mapping_free(m[k]);
+            m[k] = NULL;
         } else {
+            struct vb_mapping *p = new_mapping(&t, r);
             bool free_range = true;
 
-            r.first = random_below(400);
-            r.last = r.first + random_below(20);
             for (i = 0; i < N; i++)
-                free_range = free_range && !(in[i] && vb_range_overlaps(m[i].iova, r));
-            m[k] = (struct vb_mapping){.iova = r};
-            found = vb_mapping_insert(&t, &m[k]);
-            assert_int_equal(found == NULL, free_range);
-            assert_true(!found || vb_range_overlaps(found->iova, r));
-            in[k] = free_range;
+                free_range = free_range && !(m[i] && vb_range_overlaps(m[i]->iova, r));
+            assert_int_equal(vb_mapping_insert(&t, p), free_range ? 0 : -EEXIST);
+            if (free_range)
+                m[k] = p;
+            else
+                vb_mapping_free(p);
         }
-        r.first = random_below(420);
-        r.last = r.first + random_below(60);
+        r.first = start + random_below(418) * unit;
+        r.last = r.first + random_below(2) * unit + (unit - 1);
         for (i = 0; i < N; i++)
-            if (in[i] && vb_range_overlaps(m[i].iova, r) && (!expected || m[i].iova.first < expected->iova.first))
-                expected = &m[i];
+            if (m[i] && vb_range_overlaps(m[i]->iova, r) && (!expected || m[i]->iova.first < expected->iova.first))
+                expected = m[i];
         assert_ptr_equal(vb_mapping_first(&t, r), expected);
+        for (i = 0; expected && i < N; i++)
+            if (m[i] && m[i]->iova.first > expected->iova.last && (!next || m[i]->iova.first < next->iova.first))
+                next = m[i];
+        if (expected)
+            assert_ptr_equal(vb_mapping_next(expected), next);
     }
+    for (i = 0; i < N; i++)
+        if (m[i]) {
+            vb_mapping_remove(&t, m[i]);
+            vb_mapping_free(m[i]);
+        }
+}
+
+static void test_random(void **state) {
+    unsigned i;
+
+    (void)state;
+    start_random();
+    for (i = 0; i < 4; i++) {
+        one_run(1, 0);
+        one_run(4096, UINT64_MAX - 420 * 4096ull + 1); /* up to 2^64-1 */
+    }
+}
+
+/* Bytes that malloc has given out; a sanitizer's malloc does not say. */
+static uint64_t given_out(void) {
+    struct mallinfo2 i = mallinfo2();
+
+    return i.uordblks + i.hblkhd;
+}
+
+/* A few cost little, many cost little each, and when they are gone everything is. */
+static void test_memory(void **state) {
+    enum { MANY = 100000 };
+    static struct vb_mapping *m[MANY];
+    struct vb_mapping_tree t = {.pool = {{0}}};
+    uint64_t before;
+    unsigned i, k;
+
+    (void)state;
+    start_random();
+    free(malloc(1));
+    before = given_out();
+    if (before == 0)
+        return;
+    for (i = 0; i < 10; i++) {
+        m[i] = new_mapping(&t, (struct vb_range){i * 8192ull, i * 8192ull + 4095});
+        assert_int_equal(vb_mapping_insert(&t, m[i]), 0);
+    }
+    assert_in_range(given_out() - before, 1, 6 * 1024);
+    for (; i < MANY; i++) {
+        m[i] = new_mapping(&t, (struct vb_range){i * 8192ull, i * 8192ull + 4095});
+        assert_int_equal(vb_mapping_insert(&t, m[i]), 0);
+    }
+    assert_in_range(given_out() - before, 56 * MANY, 60 * MANY);
+    for (i = MANY; i > 0; i--) {
+        k = random_below(i);
+        vb_mapping_remove(&t, m[k]);
+        vb_mapping_free(m[k]);
+        m[k] = m[i - 1];
+        if (i == MANY / 2) { /* half of the slots are free: the next ones need none */
+            uint64_t half = given_out();
+            struct vb_mapping *some[1000];
+
+            for (k = 0; k < 1000; k++)
+                some[k] = new_mapping(&t, (struct vb_range){0, 0});
+            assert_int_equal(given_out(), half);
+            for (k = 0; k < 1000; k++)
+                vb_mapping_free(some[k]);
+        }
+    }
+    assert_in_range(given_out(), before, before + CACHED);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ends_of_the_address_space),
         cmocka_unit_test(test_random),
+        cmocka_unit_test(test_memory),
     };
 
     return cmocka_run_group_tests_name("mapping", tests, NULL, NULL);
