@@ -99,6 +99,7 @@ CASES(limit);
 CASES(device);
 CASES(dma);
 CASES(loop);
+CASES(views);
 CASES(pins);
 #define DEFINE_CASES(family, ...)                                                                                      \
     const struct tap_case family##_cases[] = {__VA_ARGS__};                                                            \

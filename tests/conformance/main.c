@@ -44,6 +44,7 @@ int main(int argc, char **argv) {
     n = append(all, n, memory_cases, n_memory_cases);
     n = append(all, n, mapping_cases, n_mapping_cases);
     n = append(all, n, limit_cases, n_limit_cases);
+    n = append(all, n, views_cases, n_views_cases);
     n = append(all, n, device_cases, n_device_cases);
     n = append(all, n, dma_cases, n_dma_cases);
     n = append(all, n, loop_cases, n_loop_cases);
