@@ -192,7 +192,7 @@ static enum outcome map(struct user *u, size_t n) {
     }
     r = vfb_map(u->c, u->space_ids[space], sent, n);
     /* Within the lease that there was, but above the limit of now: refused only if idle lease was given back meanwhile. */
-    if (why == 0 && r == VFB_LIMIT && u->o.paid + fresh + u->o.own > u->o.limit) {
+    if (why == 0 && r == VFB_LIMIT && u->o.paid + fresh + u->o.own + u->o.sibling > u->o.limit) {
         const uint64_t total = u->o.paid + fresh;
 
         u->board->either[u->number]++;

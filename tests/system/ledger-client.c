@@ -29,6 +29,7 @@ const struct operation operations[] = {
     {"populate", 44, do_populate, 0},
     {"limit", 12, do_limit, 0},
     {"mlock of its own", 8, do_own_lock, 0},
+    {"sibling maps", 12, do_sibling, 0},
 };
 const unsigned n_operations = sizeof operations / sizeof operations[0];
 
@@ -89,7 +90,7 @@ enum outcome judge(struct user *u, int r, unsigned why) {
              r ? vfb_error(u->c)->text : "");
 }
 
-static void equal(struct user *u, const char *what, uint64_t is, uint64_t expected) {
+void equal(struct user *u, const char *what, uint64_t is, uint64_t expected) {
     if (is != expected)
         mismatch(u, "%s is %" PRIu64 " instead of %" PRIu64, what, is, expected);
 }
@@ -146,6 +147,7 @@ static void join(struct user *u) {
     memset(u->device_ids, 0xff, sizeof u->device_ids);
     host_find_session(u);
     compare(u);
+    sibling_join(u);
 }
 
 /* Everything back by request: nothing may be left. */
@@ -192,8 +194,10 @@ static void leave(struct user *u) {
     }
     for (unsigned m = 0; m < O_MEMORIES; m++)
         u->o.memories[m].registered = 0;
+    vfb_client_free(u->sibling);
     vfb_client_free(u->c);
-    u->c = NULL;
+    u->sibling = u->c = NULL;
+    u->o.sibling = 0;
     close(u->status);
     host_session_gone(u);
 }
@@ -244,6 +248,7 @@ void client_main(struct user *u) {
     u->random = (options->seed + 1) * 0x9e3779b97f4a7c15ull ^ (u->number + 1) * 0xd1342543de82ef95ull;
     for (unsigned d = 0; d < O_DEVICES; d++)
         u->device_fds[d] = -1;
+    u->sibling_fd = -1;
     u->doing = "set up";
     host_setup(u);
     host_limit(u, options->memlock);

@@ -68,7 +68,7 @@ unsigned oracle_map(struct oracle *o, uint32_t space, const struct vfb_map *entr
             *ret_fresh += step > 0 ? bytes : 0;
         }
     bytes = o->paid + *ret_fresh;
-    return why | BECAUSE(*ret_fresh && bytes + o->own > o->limit && bytes > o->lease, VFB_LIMIT);
+    return why | BECAUSE(*ret_fresh && bytes + o->own + o->sibling > o->limit && bytes > o->lease, VFB_LIMIT);
 }
 
 /* One mapping appears or goes. */

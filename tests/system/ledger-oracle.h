@@ -56,7 +56,8 @@ struct oracle {
     struct oracle_mapping mappings[O_MAPPINGS];
     uint64_t n_mappings, n_max;
     uint64_t mapped, paid, pinned, locked; /* bytes: aliases counted; the ledger's; VmPin; mlocked for pins */
-    uint64_t limit, own, lease; /* bytes: the client's, its own VmLck, the session's just before the question */
+    uint64_t limit, own, sibling;          /* bytes: the client's; its own VmLck; paid by its other session */
+    uint64_t lease;                        /* bytes: of the session, just before the question */
 };
 
 unsigned oracle_register(const struct oracle_memory *m);

@@ -1,7 +1,7 @@
 /* The randomised run of the ledger: several clients do random things, most of them sensible, and after each operation the
  * answer, vfb_usage(), and VmPin and VmLck of the session are compared with what the oracle says, exactly.
  *
- * ledger-run.c starts the clients, each a process and user of its own with one connection, and adds up; ledger-client.c is the life of one;
+ * ledger-run.c starts the clients, each a process and user of its own, and adds up; ledger-client.c is the life of one;
  * ledger-calls.c and ledger-host.c are the operations, on the broker and behind its back. A client knows no answer but the
  * oracle's. What it does depends on seed and number alone, so a failure can be had again; when a device becomes free after its release, and
  * when idle lease is given back, does not. */
@@ -13,7 +13,7 @@
 
 #include "ledger-oracle.h"
 
-enum { CLIENTS_MAX = 8, BATCH_MAX = 24, OPERATIONS_MAX = 32, OWN_PAGES = 256, CODES = 16 };
+enum { CLIENTS_MAX = 8, BATCH_MAX = 24, OPERATIONS_MAX = 32, OWN_PAGES = 256, SIBLING_PAGES = 512, CODES = 16 };
 
 struct options {
     uint64_t operations, rounds, clients, seed; /* operations of all clients together */
@@ -61,6 +61,11 @@ struct user {
     int device_fds[O_DEVICES];
     bool mine[O_DEVICES]; /* in this round */
     uint8_t *own;         /* OWN_PAGES to mlock */
+
+    /* A second session of the same account, with a memory of its own: what it needs is reclaimed from the first, and back. */
+    struct vfb_client *sibling;
+    int sibling_fd;
+    uint32_t sibling_memory, sibling_space;
 };
 
 enum outcome { SKIPPED, DONE, REFUSED };
@@ -84,6 +89,7 @@ void doing(struct user *u, const char *fmt, ...) __attribute__((format(printf, 2
 /* Was the answer `r` one of `why`? */
 enum outcome judge(struct user *u, int r, unsigned why);
 void compare(struct user *u);
+void equal(struct user *u, const char *what, uint64_t is, uint64_t expected);
 
 /* ---- ledger-calls.c: on the broker ---- */
 enum outcome do_register(struct user *u);
@@ -95,6 +101,9 @@ enum outcome do_map_batch(struct user *u);
 enum outcome do_unmap(struct user *u);
 enum outcome do_unmap_batch(struct user *u);
 enum outcome do_unmap_all(struct user *u);
+/* ledger-sibling.c */
+enum outcome do_sibling(struct user *u);
+void sibling_join(struct user *u);
 /* ledger-devices.c */
 enum outcome do_claim(struct user *u);
 enum outcome do_bind(struct user *u);
