@@ -2,9 +2,7 @@
  * since a misspelt limit would otherwise be no limit. */
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <json-c/json.h>
-#include <pwd.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,20 +12,10 @@
 
 #include "broker/log.h"
 #include "broker/policy-json.h"
-#include "broker/policy.h"
-#include "host/sysfs.h"
+#include "broker/policy-parse.h"
 #include "proto/cleanup.h"
 
-/* Where the reader is, for error texts. */
-struct place {
-    const char *file;
-    unsigned grant; /* index */
-    bool in_grant;
-    struct vb_error *e;
-};
-
-static int bad(const struct place *at, const char *key, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-static int bad(const struct place *at, const char *key, const char *fmt, ...) {
+int vb_policy_bad(const struct vb_policy_place *at, const char *key, const char *fmt, ...) {
     char path[96], clean[64], what[VB_ERROR_TEXT];
     va_list ap;
 
@@ -42,211 +30,56 @@ static int bad(const struct place *at, const char *key, const char *fmt, ...) {
     return vb_refuse(at->e, VB_INVALID, "%s: %s %.160s", at->file, path, what);
 }
 
-/* ---- one function for each key of a grant ---- */
-
-static int get_number(const struct place *at, const char *key, struct json_object *v, uint64_t min, uint64_t max,
-                      uint64_t *ret) {
+int vb_policy_number(const struct vb_policy_place *at, const char *key, struct json_object *v, uint64_t min,
+                     uint64_t max, uint64_t *ret) {
     if (!json_object_is_type(v, json_type_int))
-        return bad(at, key, "must be a whole number");
+        return vb_policy_bad(at, key, "must be a whole number");
     /* Negative numbers read as 0 with get_uint64, and as what they are with get_int64. */
     uint64_t n = json_object_get_uint64(v);
     if (json_object_get_int64(v) < 0 || n < min || n > max)
-        return min == max ? bad(at, key, "is %s, but must be %llu", json_object_get_string(v), (unsigned long long)min)
-                          : bad(at, key, "is %s, but must be between %llu and %llu", json_object_get_string(v),
-                                (unsigned long long)min, (unsigned long long)max);
+        return min == max ? vb_policy_bad(at, key, "is %s, but must be %llu", json_object_get_string(v),
+                                          (unsigned long long)min)
+                          : vb_policy_bad(at, key, "is %s, but must be between %llu and %llu",
+                                          json_object_get_string(v), (unsigned long long)min, (unsigned long long)max);
     *ret = n;
     return 0;
 }
 
-static int get_id(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
-    uint64_t n;
-
-    if (json_object_is_type(v, json_type_string)) {
-        const char *name = json_object_get_string(v);
-        const struct passwd *pw = g->by_gid ? NULL : getpwnam(name);
-        const struct group *gr = g->by_gid ? getgrnam(name) : NULL;
-        char clean[64];
-
-        if (!pw && !gr)
-            return bad(at, key, "names \"%s\", which this system does not know",
-                       vb_log_clean(name, clean, sizeof clean));
-        g->id = pw ? pw->pw_uid : gr->gr_gid;
-        return 0;
-    }
-    if (!json_object_is_type(v, json_type_int))
-        return bad(at, key, "must be a number or a name");
-    int r = get_number(at, key, v, 0, UINT32_MAX - 1, &n);
-    if (r == 0)
-        g->id = (uint32_t)n;
-    return r;
-}
-
-static int get_uid(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
-    return get_id(at, key, v, g);
-}
-
-static int get_gid(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
-    g->by_gid = true;
-    return get_id(at, key, v, g);
-}
-
-static bool emulated_address(const char *s) {
-    static const char prefix[] = "emulated:";
-    size_t n = strlen(prefix), digits = strspn(s, "0123456789:emulatd");
-
-    if (strncmp(s, prefix, n) != 0 || !s[n] || s[digits])
-        return false;
-    return strlen(s + n) <= 5 && strspn(s + n, "0123456789") == strlen(s + n);
-}
-
-static int get_devices(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
-    char clean[VB_ADDRESS_MAX + 1];
-
-    if (!json_object_is_type(v, json_type_array))
-        return bad(at, key, "must be an array of device addresses");
-    size_t n = json_object_array_length(v);
-    if (n > VB_GRANT_DEVICES_MAX)
-        return bad(at, key, "has %zu devices, but at most %u can be granted", n, VB_GRANT_DEVICES_MAX);
-    if (n > 0 && !(g->devices = calloc(n, sizeof g->devices[0])))
-        return vb_fail(at->e, -ENOMEM, "%s", at->file);
-    for (size_t i = 0; i < n; i++) {
-        struct json_object *d = json_object_array_get_idx(v, i);
-        const char *s = json_object_is_type(d, json_type_string) ? json_object_get_string(d) : "";
-
-        if (!vb_pci_address_valid(s) && !emulated_address(s))
-            return bad(at, key,
-                       "has \"%s\" at %zu: must be a PCI address like \"0000:00:04.0\" (lower case) or \"emulated:0\"",
-                       vb_log_clean(s, clean, sizeof clean), i);
-        if (vb_grant_device(g, s))
-            return bad(at, key, "has %s twice", s);
-        strcpy(g->devices[g->n_devices++], s);
-    }
-    return 0;
-}
-
-static int get_size(const struct place *at, const char *key, struct json_object *v, uint64_t *ret) {
-    if (json_object_is_type(v, json_type_string)) {
-        char clean[64];
-
-        if (!vb_size_parse(json_object_get_string(v), ret))
-            return bad(at, key, "is \"%s\": must be bytes as a number, or a text like \"512 MiB\", at most 2048 TiB",
-                       vb_log_clean(json_object_get_string(v), clean, sizeof clean));
-        return 0;
-    }
-    return get_number(at, key, v, 0, VB_POLICY_MEMORY_MAX, ret);
-}
-
-static int get_memory_max(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
-    return get_size(at, key, v, &g->memory_max);
-}
-
-static int get_tables_max(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
-    return get_size(at, key, v, &g->tables_max);
-}
-
-static int get_session_memory(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
-    int r = get_size(at, key, v, &g->session_memory);
-
-    if (r == 0 && g->session_memory > 0 && g->session_memory < VB_POLICY_SESSION_MIN)
-        return bad(at, key, "is %s, but a session process needs %s (0: automatic)", VB_SIZE(g->session_memory),
-                   VB_SIZE(VB_POLICY_SESSION_MIN));
-    return r;
-}
-
-static int get_account(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
-    static const char *const kinds[] = {
-        [VB_ACCOUNT_PROCESS] = "process", [VB_ACCOUNT_UID] = "uid", [VB_ACCOUNT_UNIT] = "unit"};
-    const char *s = json_object_is_type(v, json_type_string) ? json_object_get_string(v) : "";
-
-    for (unsigned i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
-        if (strcmp(s, kinds[i]) == 0) {
-            g->account = (enum vb_account_kind)i;
-            return 0;
-        }
-    return bad(at, key, "must be \"process\", \"uid\" or \"unit\"");
-}
-
-static int get_sessions(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
-    uint64_t n;
-    int r = get_number(at, key, v, 1, VB_SESSIONS_MAX, &n);
-
-    if (r == 0)
-        g->sessions = (uint32_t)n;
-    return r;
-}
-
-static int get_mappings(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
-    return get_number(at, key, v, 1, VB_MAPPINGS_MAX, &g->mappings);
-}
-
-static int get_flag(const struct place *at, const char *key, struct json_object *v, bool *ret) {
-    if (!json_object_is_type(v, json_type_boolean))
-        return bad(at, key, "must be true or false");
-    *ret = json_object_get_boolean(v);
-    return 0;
-}
-
-static int get_admin(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
-    return get_flag(at, key, v, &g->admin);
-}
-
-static int get_own_mlock(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g) {
-    return get_flag(at, key, v, &g->own_mlock);
-}
-
-static const struct {
-    const char *key;
-    int (*get)(const struct place *at, const char *key, struct json_object *v, struct vb_grant *g);
-} grant_keys[] = {
-    {"uid", get_uid},
-    {"gid", get_gid},
-    {"devices", get_devices},
-    {"memory_max", get_memory_max},
-    {"sessions", get_sessions},
-    {"mappings", get_mappings},
-    {"admin", get_admin},
-    {"account", get_account},
-    {"own_mlock", get_own_mlock},
-    {"tables_max", get_tables_max},
-    {"session_memory", get_session_memory},
-};
-
 /* ---- grants and the whole ---- */
 
-static int get_grant(const struct place *at, struct json_object *v, struct vb_grant *g) {
-    const size_t n_keys = sizeof grant_keys / sizeof grant_keys[0];
+static int get_grant(const struct vb_policy_place *at, struct json_object *v, struct vb_grant *g) {
     bool who[2] = {false, false};
 
     if (!json_object_is_type(v, json_type_object))
-        return bad(at, "", "must be an object");
+        return vb_policy_bad(at, "", "must be an object");
     json_object_object_foreach(v, key, value) {
         size_t i = 0;
 
-        while (i < n_keys && strcmp(key, grant_keys[i].key) != 0)
+        while (i < VB_POLICY_KEYS && strcmp(key, vb_policy_keys[i].key) != 0)
             i++;
-        if (i == n_keys)
-            return bad(at, key, "is not a key that a grant can have");
+        if (i == VB_POLICY_KEYS)
+            return vb_policy_bad(at, key, "is not a key that a grant can have");
         if (i < 2)
             who[i] = true;
-        int r = grant_keys[i].get(at, key, value, g);
+        int r = vb_policy_keys[i].get(at, key, value, g);
         if (r != 0)
             return r;
     }
     if (who[0] == who[1])
-        return bad(at, "", who[0] ? "has both uid and gid" : "has neither uid nor gid");
+        return vb_policy_bad(at, "", who[0] ? "has both uid and gid" : "has neither uid nor gid");
     if (g->session_memory > 0 && g->session_memory < g->tables_max)
-        return bad(at, "session_memory",
-                   "is %s, less than tables_max (%s): a session would be killed before it is refused",
-                   VB_SIZE(g->session_memory), VB_SIZE(g->tables_max));
+        return vb_policy_bad(at, "session_memory",
+                             "is %s, less than tables_max (%s): a session would be killed before it is refused",
+                             VB_SIZE(g->session_memory), VB_SIZE(g->tables_max));
     return 0;
 }
 
-static int get_grants(struct place *at, struct json_object *v, struct vb_policy *p) {
+static int get_grants(struct vb_policy_place *at, struct json_object *v, struct vb_policy *p) {
     if (!json_object_is_type(v, json_type_array))
-        return bad(at, "grants", "must be an array");
+        return vb_policy_bad(at, "grants", "must be an array");
     size_t n = json_object_array_length(v);
     if (n > VB_GRANTS_MAX)
-        return bad(at, "grants", "has %zu entries, but at most %u are read", n, VB_GRANTS_MAX);
+        return vb_policy_bad(at, "grants", "has %zu entries, but at most %u are read", n, VB_GRANTS_MAX);
     if (n > 0 && !(p->grants = calloc(n, sizeof p->grants[0])))
         return vb_fail(at->e, -ENOMEM, "%s", at->file);
     at->in_grant = true;
@@ -263,41 +96,42 @@ static int get_grants(struct place *at, struct json_object *v, struct vb_policy 
             return r;
         for (size_t j = 0; j < i; j++)
             if (p->grants[j].by_gid == g->by_gid && p->grants[j].id == g->id)
-                return bad(at, g->by_gid ? "gid" : "uid", "%u has its grant in grants[%zu] already", g->id, j);
+                return vb_policy_bad(at, g->by_gid ? "gid" : "uid", "%u has its grant in grants[%zu] already", g->id,
+                                     j);
     }
     at->in_grant = false;
     return 0;
 }
 
-static int get_policy(struct place *at, struct json_object *root, struct vb_policy *p) {
+static int get_policy(struct vb_policy_place *at, struct json_object *root, struct vb_policy *p) {
     struct json_object *grants = NULL;
     bool version = false;
     uint64_t n;
 
     if (!json_object_is_type(root, json_type_object))
-        return bad(at, "", "must be an object");
+        return vb_policy_bad(at, "", "must be an object");
     json_object_object_foreach(root, key, value) {
         if (strcmp(key, "version") == 0) {
-            int r = get_number(at, key, value, 1, 1, &n);
+            int r = vb_policy_number(at, key, value, 1, 1, &n);
             if (r != 0)
                 return r;
             version = true;
         } else if (strcmp(key, "grants") == 0) {
             grants = value;
             if (!value)
-                return bad(at, key, "must be an array");
+                return vb_policy_bad(at, key, "must be an array");
         } else {
-            return bad(at, key, "is not a key that a policy can have");
+            return vb_policy_bad(at, key, "is not a key that a policy can have");
         }
     }
     if (!version)
-        return bad(at, "version", "is missing: must be 1");
+        return vb_policy_bad(at, "version", "is missing: must be 1");
     if (!grants)
-        return bad(at, "grants", "is missing");
+        return vb_policy_bad(at, "grants", "is missing");
     return get_grants(at, grants, p);
 }
 
-static struct json_object *parse_json(const struct place *at, const char *text, size_t size) {
+static struct json_object *parse_json(const struct vb_policy_place *at, const char *text, size_t size) {
     struct json_tokener *t = json_tokener_new_ex(8);
 
     if (!t) {
@@ -327,7 +161,7 @@ static struct json_object *parse_json(const struct place *at, const char *text, 
 }
 
 int vb_policy_parse(const char *path, const char *text, size_t size, struct vb_policy **ret, struct vb_error *e) {
-    struct place at = {.file = path, .e = e};
+    struct vb_policy_place at = {.file = path, .e = e};
     struct vb_policy *p;
     char where[96];
     const char *why;
@@ -344,7 +178,7 @@ int vb_policy_parse(const char *path, const char *text, size_t size, struct vb_p
     json_object_put(root);
     if (r == 0 && !vb_json_keys_unique(text, size, where, sizeof where, &why)) {
         at.in_grant = false;
-        r = bad(&at, where, "%s", why);
+        r = vb_policy_bad(&at, where, "%s", why);
     }
     if (r != 0) {
         vb_policy_unref(p);
