@@ -176,8 +176,8 @@ static void run(const struct hostile_test *t) {
     report(t->name, problem ? problem : left ? left : other, ms);
 }
 
-static const struct hostile_test *const families[] = {packet_tests, memory_tests, fuse_tests,  linger_tests,
-                                                      number_tests, life_tests,   device_tests};
+static const struct hostile_test *const families[] = {packet_tests, memory_tests, fuse_tests,   linger_tests,
+                                                      number_tests, life_tests,   device_tests, pin_tests};
 
 static bool wanted(const struct hostile_test *t, const char *only) {
     if ((t->flags & NEEDS_UIDS && !world.uids) || (t->flags & ON_IOMMUFD && !world.iommufd) ||

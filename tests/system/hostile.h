@@ -32,7 +32,7 @@ struct hostile_test {
     unsigned seconds; /* time limit; 0: 60 */
 };
 extern const struct hostile_test packet_tests[], memory_tests[], fuse_tests[], linger_tests[], number_tests[],
-    life_tests[], device_tests[];
+    life_tests[], device_tests[], pin_tests[];
 
 /* ---- the world (hostile-world.c, hostile-main.c) ---- */
 
