@@ -20,6 +20,12 @@ static struct vb_pending *pending_of(struct vb_session *s, uint32_t access, uint
     return NULL;
 }
 
+static void drop_pending(struct vb_pending *p) {
+    free(p->ranges);
+    free(p->ids);
+    *p = (struct vb_pending){.request = 0};
+}
+
 static bool is_opening(const struct vb_access *a) {
     const struct vb_pending *p = pending_of(a->session, a->id, 0);
 
@@ -42,7 +48,7 @@ static void reply_error(struct vb_session *s, struct vb_pending *p, const struct
     reply.id = p->request;
     reply.body_case = VFIO_BROKER__REPLY__BODY_ERROR;
     reply.error = vb_error_message(&s->client.arena, e);
-    *p = (struct vb_pending){.request = 0};
+    drop_pending(p);
     vb_client_send(s, &reply, NULL, 0);
 }
 
@@ -70,6 +76,7 @@ static void free_access(struct vb_access *a) {
         if (events[i])
             event_free(events[i]);
     vb_outbox_clear(&a->out);
+    free(a->pins);
     if (a->fd >= 0)
         close(a->fd);
     free(a);
@@ -110,7 +117,8 @@ void vb_accesses_stop(struct vb_session *s) {
         vb_table_remove(&s->accesses, a->id);
         free_access(a);
     }
-    memset(s->pending, 0, sizeof s->pending);
+    for (unsigned i = 0; i < VB_PARKED_MAX; i++)
+        drop_pending(&s->pending[i]);
 }
 
 /* ---- what the owner says ---- */
@@ -130,42 +138,47 @@ static bool answer(struct vb_access *a, VfioBrokerInternal__ToPinner *m, struct 
     struct vb_pending *p = pending_of(s, a->id, m->serial);
     VfioBroker__Reply reply = VFIO_BROKER__REPLY__INIT;
 
-    if (!p)
+    if (!p || !vb_access_reply_fits(a, p, m, packet->n_fds))
         return false;
     reply.id = p->request;
-    if (m->body_case == VFIO_BROKER_INTERNAL__TO_PINNER__BODY_ERROR) {
+    switch (m->body_case) {
+    case VFIO_BROKER_INTERNAL__TO_PINNER__BODY_ERROR:
         reply.body_case = VFIO_BROKER__REPLY__BODY_ERROR;
         reply.error = m->error;
-    } else if (m->body_case != p->expect) {
-        return false;
-    } else if (p->expect == VFIO_BROKER_INTERNAL__TO_PINNER__BODY_PIN) {
-        if (m->pin->n_memories != packet->n_fds)
-            return false;
+        break;
+    case VFIO_BROKER_INTERNAL__TO_PINNER__BODY_PIN:
         reply.body_case = VFIO_BROKER__REPLY__BODY_PIN;
         reply.pin = m->pin;
-    } else if (p->expect == VFIO_BROKER_INTERNAL__TO_PINNER__BODY_OPENED) {
+        break;
+    case VFIO_BROKER_INTERNAL__TO_PINNER__BODY_OPENED:
         m->opened->access = a->id;
         reply.body_case = VFIO_BROKER__REPLY__BODY_ACCESS_OPEN;
         reply.access_open = m->opened;
-    } else {
+        break;
+    default:
         reply.body_case = VFIO_BROKER__REPLY__BODY_DONE;
         reply.done = m->done;
     }
-    *p = (struct vb_pending){.request = 0};
+    drop_pending(p);
     vb_client_send(s, &reply, packet->fds, packet->n_fds);
     wait_for_owner(a);
     return true;
 }
 
+/* What it says unasked. False: it makes no sense. */
 static bool tell(struct vb_access *a, VfioBrokerInternal__ToPinner *m) {
     VfioBroker__Event event = VFIO_BROKER__EVENT__INIT;
     VfioBroker__Reply reply = VFIO_BROKER__REPLY__INIT;
 
     if (m->body_case == VFIO_BROKER_INTERNAL__TO_PINNER__BODY_INVALIDATE) {
+        if (!vb_access_invalidate(a, m->invalidate))
+            return true; /* unpinned in the meantime */
         m->invalidate->access = a->id;
         event.body_case = VFIO_BROKER__EVENT__BODY_INVALIDATE;
         event.invalidate = m->invalidate;
     } else if (m->body_case == VFIO_BROKER_INTERNAL__TO_PINNER__BODY_PINS_LOST) {
+        if (!vb_access_lost(a, m->pins_lost))
+            return true;
         m->pins_lost->access = a->id;
         event.body_case = VFIO_BROKER__EVENT__BODY_PINS_LOST;
         event.pins_lost = m->pins_lost;
@@ -184,7 +197,7 @@ static bool received(struct vb_access *a, struct vb_packet *p) {
         vb_decode(&a->session->client.arena, &vfio_broker_internal__to_pinner__descriptor, p->data, p->size);
     const bool opening = is_opening(a);
 
-    if (!m || (p->n_fds && (m->serial == 0 || m->body_case != VFIO_BROKER_INTERNAL__TO_PINNER__BODY_PIN))) {
+    if (!m || (p->n_fds && m->serial == 0)) {
         end_access(a, VB_UNAVAILABLE, "the owner's session talks nonsense", false);
         return false;
     }
@@ -249,7 +262,10 @@ void vb_accesses_resume(struct vb_session *s) {
 
 static void wait_for_answer(struct vb_access *a, struct vb_pending *p, uint64_t request, uint64_t serial,
                             VfioBrokerInternal__ToPinner__BodyCase expect) {
-    *p = (struct vb_pending){.request = request, .serial = serial, .access = a->id, .expect = expect};
+    p->request = request;
+    p->serial = serial;
+    p->access = a->id;
+    p->expect = expect;
     wait_for_owner(a);
 }
 
@@ -315,9 +331,13 @@ int vb_access_ask(struct vb_session *s, struct vb_request *rq, uint32_t access, 
     if (!p)
         return e->code;
     m->serial = ++s->last_serial;
-    int r = vb_outbox_put(&a->out, &m->base, NULL, 0);
-    if (r < 0)
+    int r = vb_access_expect(p, m);
+    if (r == 0)
+        r = vb_outbox_put(&a->out, &m->base, NULL, 0);
+    if (r < 0) {
+        drop_pending(p);
         return vb_fail(e, r, "asking the owner's session");
+    }
     if (vb_outbox_flush(&a->out, a->fd) == -EAGAIN)
         event_add(a->writable, NULL);
     wait_for_answer(a, p, rq->msg->id, m->serial, expect);

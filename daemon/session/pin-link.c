@@ -371,9 +371,11 @@ void vb_pin_link_offered(struct vb_session *s, const VfioBrokerInternal__PinLink
         refuse(s, fd, "the owner's session has no memory for another access");
         return;
     }
-    vb_session_log(
-        s, "session %u (client pid %u) has access to 0x%" PRIx64 "-0x%" PRIx64 " of space %u by token %u%s%s",
-        l->pinner, l->client_pid, t->range.first, t->range.last, t->space->id, t->id, t->name[0] ? " " : "", t->name);
+    if (++s->n_opened < 32 || (s->n_opened & (s->n_opened - 1)) == 0) /* others can cause this line */
+        vb_session_log(
+            s, "session %u (client pid %u) has access to 0x%" PRIx64 "-0x%" PRIx64 " of space %u by token %u%s%s",
+            l->pinner, l->client_pid, t->range.first, t->range.last, t->space->id, t->id, t->name[0] ? " " : "",
+            t->name);
     opened.first = t->range.first;
     opened.last = t->range.last;
     opened.name = t->name;

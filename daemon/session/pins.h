@@ -4,7 +4,7 @@
  *   token.c     the owner's tokens
  *   pin-link.c  the owner's end: pins of others on our spaces
  *   park.c      requests of our client that wait until pins have ended
- *   access.c    the pinner's end: our client's accesses to spaces of others
+ *   access.c    the pinner's end: our client's accesses to spaces of others; access-check.c: what their owners may say
  *   op-pin.c    the requests
  *
  * Nothing here waits: a request that needs the other side is answered when that has answered; one that waits for pins is
@@ -82,7 +82,10 @@ struct vb_access {
     struct vb_session *session;
     int fd;
     struct event *readable, *writable, *patience;
-    struct vb_outbox out; /* requests: at most VB_PARKED_MAX are unanswered */
+    struct vb_outbox out;      /* requests: at most VB_PARKED_MAX are unanswered */
+    struct vb_known_pin *pins; /* that our client has; owned */
+    uint32_t n_pins;
+    uint32_t n_memories, memories[VB_MEMORIES_MAX]; /* whose fds it has had */
 };
 /* Redeems a token: rq->deferred until the owner has answered. */
 int vb_access_open(struct vb_session *s, struct vb_request *rq, const ProtobufCBinaryData *secret, struct vb_error *e);
@@ -93,5 +96,14 @@ int vb_access_close(struct vb_session *s, uint32_t access, struct vb_error *e);
 /* The client's socket takes packets again. */
 void vb_accesses_resume(struct vb_session *s);
 void vb_accesses_stop(struct vb_session *s);
+
+/* ---- access-check.c ---- */
+/* Notes what is asked, so that the reply can be checked. -ENOMEM. */
+int vb_access_expect(struct vb_pending *p, const VfioBrokerInternal__ToOwner *m);
+/* Is this an answer to `p`? Counts what the client has by it. */
+bool vb_access_reply_fits(struct vb_access *a, struct vb_pending *p, VfioBrokerInternal__ToPinner *m, unsigned n_fds);
+/* Leaves in the event what is about pins that the client has. False: nothing. */
+bool vb_access_invalidate(struct vb_access *a, VfioBroker__Invalidate *m);
+bool vb_access_lost(struct vb_access *a, VfioBroker__PinsLost *m);
 
 #endif

@@ -78,6 +78,9 @@ struct vb_pending {
     uint64_t serial;
     uint32_t access;
     VfioBrokerInternal__ToPinner__BodyCase expect;
+    size_t n;
+    struct vb_unmap_entry *ranges; /* of a Pin; owned */
+    uint32_t *ids;                 /* of an Unpin; owned */
 };
 
 /* Requests that wait for pins to end (park.c). */
@@ -112,7 +115,7 @@ struct vb_session {
     LIST_HEAD(, vb_device_watch) watches;
     struct vb_table tokens;              /* struct vb_token */
     TAILQ_HEAD(, vb_pin_link) pin_links; /* others' accesses to our spaces */
-    uint32_t n_pin_links, n_refused;
+    uint32_t n_pin_links, n_refused, n_opened;
     struct vb_table accesses; /* struct vb_access */
     struct vb_pending pending[VB_PARKED_MAX];
     uint64_t last_serial;
