@@ -3,7 +3,7 @@
 #include <assert.h>
 
 int vb_charge_init(struct vb_charge *c, uint64_t size) {
-    *c = (struct vb_charge){.both = 0};
+    *c = (struct vb_charge){.locks = true};
     return vb_extents_init(&c->mapped, size);
 }
 
@@ -49,7 +49,7 @@ int vb_charge_add(struct vb_charge *c, enum vb_charge_by by, struct vb_range r, 
         return k;
     both = both_in(c, r) - both;
     c->both += both;
-    *ret_cost = (struct vb_cost){.paid = vb_charge_paid(c) - paid, .doubled = both};
+    *ret_cost = (struct vb_cost){.paid = vb_charge_paid(c) - paid, .doubled = c->locks ? both : 0};
     return 0;
 }
 
@@ -61,5 +61,5 @@ struct vb_cost vb_charge_sub(struct vb_charge *c, enum vb_charge_by by, struct v
     vb_extents_sub(by == VB_BY_PIN ? &c->pinned : &c->mapped, r);
     both -= both_in(c, r);
     c->both -= both;
-    return (struct vb_cost){.paid = paid - vb_charge_paid(c), .doubled = both};
+    return (struct vb_cost){.paid = paid - vb_charge_paid(c), .doubled = c->locks ? both : 0};
 }

@@ -18,6 +18,7 @@ struct vb_charge {
     struct vb_extents pinned; /* initialised at the first pin */
     bool has_pinned;
     uint64_t both; /* bytes under mappings and pins */
+    bool locks;    /* pins are mlocked; hugetlb needs that not, and mlock would not count it (mm/mlock.c) */
 };
 
 /* -ENOMEM. size: of the memory. */

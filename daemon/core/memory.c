@@ -151,6 +151,7 @@ int vb_memory_open(int fd_consumed, bool writable, const char *name, struct vb_m
         if (m->present > m->size)
             m->present = m->size;
         r = vb_charge_init(&m->charge, m->size);
+        m->charge.locks = m->kind == VB_MEMORY_SHMEM;
         if (r < 0)
             vb_fail(e, r, "memory");
     }
