@@ -2,8 +2,10 @@
 #include "config.h"
 
 #include <dirent.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "client/ctl/ctl.h"
 #include "client/ctl/pci.h"
@@ -49,6 +51,30 @@ static void offer_devices(const char *prefix) {
         closedir(d);
 }
 
+static const struct grid_column number_columns[] = {{"session", "SESSION", GRID_NUMBER}};
+
+static void add_numbers(struct grid *g, uint32_t own, const VfioBroker__InspectReply *reply) {
+    for (size_t i = 0; i < reply->n_sessions; i++)
+        if (reply->sessions[i]->session != own)
+            grid_number(g, reply->sessions[i]->session);
+}
+
+/* Sessions that this user sees; `option` stands before each. Nothing if the broker takes long: somebody waits at the
+ * prompt. */
+static void offer_sessions(struct ctl *ctl, const char *option, const char *prefix) {
+    GRID struct grid g = GRID_INIT(number_columns);
+    char word[32];
+
+    alarm(2);
+    if (ctl_connect(ctl) != CTL_OK ||
+        ctl_try(ctl, VFIO_BROKER__INSPECT_KIND__INSPECT_SESSIONS, 0, add_numbers, &g) != 0 || g.failed)
+        return;
+    for (size_t i = 0; i < grid_rows(&g); i++) {
+        snprintf(word, sizeof word, "%s%" PRIi64, option, grid_cell(&g, i, 0)->number);
+        offer(word, prefix);
+    }
+}
+
 unsigned ctl_verb_options(const struct ctl_verb *v, const char *first) {
     if (!v->session_words)
         return v->options;
@@ -77,7 +103,7 @@ int cmd_complete(struct ctl *ctl, int n, char **args) {
     const char *p = args[0];
     char first[16] = "";
     int words = 0; /* that are no options, after the program's name and before the one to complete */
-    (void)ctl, (void)n;
+    (void)n;
 
     for (const char *end; (end = strchr(p, ' ')); p = end + 1) {
         if (end == p || *p == '-')
@@ -90,6 +116,8 @@ int cmd_complete(struct ctl *ctl, int n, char **args) {
     }
     if (strncmp(p, "--json=", 7) == 0 && (!v || (v->options & CTL_OPT_JSON))) {
         offer_all(json_words, p);
+    } else if (strncmp(p, "--session=", 10) == 0 && v && (ctl_verb_options(v, first) & CTL_OPT_SESSION)) {
+        offer_sessions(ctl, "--session=", p);
     } else if (*p == '-') {
         offer_options(v, first, p);
     } else if (words <= 1) {
@@ -98,6 +126,8 @@ int cmd_complete(struct ctl *ctl, int n, char **args) {
                 offer(ctl_verbs[i].name, p);
     } else if (v && v->words && words == 2) {
         offer_all(v->words, p);
+    } else if (v && (v->options & CTL_OPT_SESSION) && !v->words && words == 2) {
+        offer_sessions(ctl, "", p);
     } else if (v && v->max_args < 0) {
         offer_devices(p);
     }

@@ -100,8 +100,14 @@ void usage_add_reasons(struct ctl *ctl, struct usage_view *v) {
 
         add_reason(&v->reasons, &clients, 0, "", "own mlock", usage_number(a, row, USAGE_ACCOUNT_OWN), true,
                    "by the client itself");
-        for (size_t i = 0; i < grid_rows(s); i++)
-            if (usage_pays_for(a, row, (uint32_t)usage_number(s, i, USAGE_SESSION_NUMBER)))
-                add_reasons_of(ctl, v, i, clients.account);
+        uint64_t others = usage_number(a, row, USAGE_ACCOUNT_LEASED);
+        for (size_t i = 0; i < grid_rows(s); i++) {
+            if (!usage_pays_for(a, row, (uint32_t)usage_number(s, i, USAGE_SESSION_NUMBER)))
+                continue;
+            add_reasons_of(ctl, v, i, clients.account);
+            others = usage_less(others, usage_number(s, i, USAGE_SESSION_LEASE));
+        }
+        add_reason(&v->reasons, &clients, 0, "", "other leases", others, true,
+                   "of sessions that are not shown here, or did not answer");
     }
 }

@@ -1,6 +1,6 @@
 /* What is paid, collected from the daemon and the sessions for `vfio-brokerctl usage`: three grids that are about the same
  * bytes. Of an account, own mlock + leased is what is in use of its limit; leased is the sum of its sessions' leases; and
- * the reasons that are counted add up to the same: mapping + pin + lease idle is a session's lease.
+ * the reasons that are counted add up to the same: mapping + pin + lease idle is a session's lease, "other leases" the rest.
  *
  * Rows are read one after the other while sessions go on, so sums can be off for a moment. */
 #ifndef CTL_USAGE_H

@@ -75,6 +75,8 @@ static void memory(VfioBroker__InspectReply *m, uint32_t session) {
     m->n_memories = 2;
 }
 
+static uint64_t more; /* bytes leased that no session tells of */
+
 /* In two pages; `alone`: vfio-brokerctl has an account of its own. */
 static void accounts(VfioBroker__InspectReply *m, const VfioBroker__Inspect *q, bool alone) {
     static VfioBroker__AccountRow rows[3], *list[3] = {&rows[0], &rows[1], &rows[2]};
@@ -95,7 +97,7 @@ static void accounts(VfioBroker__InspectReply *m, const VfioBroker__Inspect *q, 
     rows[1].name = "uid 1000";
     rows[1].kind = "uid";
     rows[1].limit = 100 * MIB;
-    rows[1].leased = alone ? 160 * MIB : 164 * MIB;
+    rows[1].leased = (alone ? 160 * MIB : 164 * MIB) + more;
     rows[1].n_sessions = alone ? 1 : 2;
     rows[1].over = rows[1].leased - rows[1].limit;
     rows[1].state = "unmap something";
@@ -161,6 +163,13 @@ static void serve(int s, bool alone) {
 static void script_alone(int s, int i) {
     (void)i;
     serve(s, true);
+}
+
+/* Somebody whose lease is not told has 10 MiB of it. */
+static void script_more(int s, int i) {
+    (void)i;
+    more = 10 * MIB;
+    serve(s, false);
 }
 
 static void script_shared(int s, int i) {
@@ -268,6 +277,7 @@ static void test_one_session(void **state) {
     assert_non_null(strstr(out, "          Mapped and pinned: 8 MiB\n"));
     assert_non_null(strstr(out, "\nuid 1000: unmap something\n"));
     assert_null(strstr(out, "812"));
+    assert_null(strstr(out, "other leases"));
     assert_int_equal(run(cmd_usage, PLAIN, "3"), CTL_FAILED);
     assert_string_equal(out, "");
     struct ctl named = PLAIN;
@@ -321,6 +331,36 @@ static void test_nothing(void **state) {
     stop();
 }
 
+static uint64_t sum_of(const char *key, const char *from, const char *filter) {
+    uint64_t sum = 0;
+
+    for (const char *p = from; (p = strstr(p, key)); p++) {
+        const char *end = strchr(p, '}');
+        const char *is = strstr(p, filter);
+
+        if (is && is < end)
+            sum += strtoull(p + strlen(key), NULL, 10);
+    }
+    return sum;
+}
+
+/* Of all accounts together: what is counted is what is in use, whatever sessions say. */
+static void test_sums(void **state) {
+    static char *const sessions_asked[] = {NULL, "1", "2"};
+    (void)state;
+
+    start(script_more, 3);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(run(cmd_usage, JSON, sessions_asked[i]), CTL_OK);
+        const char *reasons = strstr(out, "\"reasons\"");
+        assert_non_null(reasons);
+        assert_int_equal(sum_of("\"bytes\":", reasons, "\"counted\":true"),
+                         sum_of("\"leased\":", out, "") + sum_of("\"own_mlock\":", out, ""));
+        assert_int_equal(sum_of("\"reason\":\"other leases\",\"bytes\":", reasons, "true"), i == 1 ? 0 : 10 * MIB);
+    }
+    stop();
+}
+
 static void test_pins(void **state) {
     (void)state;
     start(script_alone, 3);
@@ -338,8 +378,8 @@ static void test_pins(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        FAKE_TEST(test_usage), FAKE_TEST(test_shared),  FAKE_TEST(test_one_session),
-        FAKE_TEST(test_json),  FAKE_TEST(test_nothing), FAKE_TEST(test_pins),
+        FAKE_TEST(test_usage),   FAKE_TEST(test_shared), FAKE_TEST(test_one_session), FAKE_TEST(test_json),
+        FAKE_TEST(test_nothing), FAKE_TEST(test_pins),   FAKE_TEST(test_sums),
     };
 
     return cmocka_run_group_tests_name("ctl-usage", tests, NULL, NULL);
