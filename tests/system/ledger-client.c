@@ -118,6 +118,12 @@ void compare(struct user *u) {
     equal(u, "VmLck", locked, (u->pins ? u->o.pinned : 0) + u->o.locked);
     if (u->usage.used > u->usage.lease)
         mismatch(u, "used %" PRIu64 " passes the lease of %" PRIu64, u->usage.used, u->usage.lease);
+    /* The oracle takes the lease as it is, so it must have been within the limit when it grew. */
+    if (u->usage.lease > u->o.lease && u->usage.lease + u->o.own + u->o.sibling > u->o.limit)
+        mismatch(u,
+                 "the lease has grown to %" PRIu64 ", %" PRIu64 " are locked, the other session has paid %" PRIu64
+                 ", the limit is %" PRIu64,
+                 u->usage.lease, u->o.own, u->o.sibling, u->o.limit);
     if (u->o.paid == 0)
         equal(u, "tables, with nothing mapped,", u->usage.tables, 0);
     u->o.lease = u->usage.lease;
@@ -197,7 +203,7 @@ static void leave(struct user *u) {
     vfb_client_free(u->sibling);
     vfb_client_free(u->c);
     u->sibling = u->c = NULL;
-    u->o.sibling = 0;
+    u->o.sibling = u->o.lease = 0;
     close(u->status);
     host_session_gone(u);
 }

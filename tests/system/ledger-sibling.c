@@ -34,6 +34,7 @@ enum outcome do_sibling(struct user *u) {
     const uint64_t size = chance(u, 3) ? 0 : (1 + below(u, SIBLING_PAGES)) * O_PAGE;
     struct vfb_map e = {.size = size, .memory = u->sibling_memory, .prot = VFB_READ};
     struct vfb_usage usage;
+    uint64_t lease;
     bool fits;
     int r;
 
@@ -44,18 +45,23 @@ enum outcome do_sibling(struct user *u) {
     equal(u, "its used", usage.used, 0);
     if (!size)
         return DONE;
-    fits = u->o.paid + u->o.own + size <= u->o.limit || size <= usage.lease;
+    lease = usage.lease;
+    fits = u->o.paid + u->o.own + size <= u->o.limit || size <= lease;
     r = vfb_map(u->sibling, u->sibling_space, &e, 1);
     if (r != (fits ? 0 : VFB_LIMIT))
         mismatch(u,
                  "the answer is %s, though it %s: %" PRIu64 " paid, %" PRIu64 " locked, limit %" PRIu64
                  ", its lease %" PRIu64 ": %s",
                  r ? vfb_code_name(r) : "success", fits ? "fits" : "does not fit", u->o.paid, u->o.own, u->o.limit,
-                 usage.lease, r ? vfb_error(u->sibling)->text : "");
+                 lease, r ? vfb_error(u->sibling)->text : "");
     u->o.sibling = fits ? size : 0;
     if (vfb_usage(u->sibling, &usage) != 0)
         mismatch(u, "usage: %s", vfb_error(u->sibling)->text);
     equal(u, "its used", usage.used, u->o.sibling);
+    if (usage.lease > lease && usage.lease + u->o.own + u->o.paid > u->o.limit)
+        mismatch(u,
+                 "its lease has grown to %" PRIu64 ", %" PRIu64 " are locked, %" PRIu64 " paid, the limit is %" PRIu64,
+                 usage.lease, u->o.own, u->o.paid, u->o.limit);
     if (!fits)
         u->board->refused[u->number][VFB_LIMIT]++;
     return fits ? DONE : REFUSED;
