@@ -167,18 +167,21 @@ static enum verdict serve(struct vb_lease *l, struct vb_error *e) {
     return add(add(l->booked, cost(l, l->request.need)), limits.own) > limits.limit ? NEVER : TOO_LITTLE;
 }
 
-/* Asks the others, once for each request: what they have answered before may have changed. */
+/* Asks the others: what they have answered to a request before may have changed. One who gave something is asked again, so that
+ * a request is refused only when at some moment there was nothing for it. */
 static void ask_others(struct vb_lease *l) {
+    struct vb_account *a = l->account;
     struct vb_lease *o;
 
-    if (l->request.asked)
-        return;
+    if (!l->request.asked)
+        a->all->ops->arm(a, VB_RECLAIM_MS);
     l->request.asked = true;
-    LIST_FOREACH (o, &l->account->leases, entry) {
+    l->request.gave = false;
+    LIST_FOREACH (o, &a->leases, entry) {
         if (o == l || o->booked == 0 || o->deaf)
             continue;
         o->asked++;
-        l->account->all->ops->reclaim(o);
+        a->all->ops->reclaim(o);
     }
 }
 
@@ -192,6 +195,17 @@ static bool answers_missing(const struct vb_lease *l) {
     return false;
 }
 
+/* True: it is worth while to wait on. */
+static bool wait_on(struct vb_lease *l) {
+    if (l->request.over)
+        return false;
+    if (!l->request.asked)
+        ask_others(l);
+    if (!answers_missing(l) && l->request.gave)
+        ask_others(l);
+    return answers_missing(l);
+}
+
 /* Deals with the queue until its first request has to wait. */
 static void pump(struct vb_account *a) {
     struct vb_lease *l;
@@ -200,20 +214,20 @@ static void pump(struct vb_account *a) {
         struct vb_error e = {.code = 0};
         enum verdict v = serve(l, &e);
 
-        if (v == SERVED)
-            continue;
-        const bool first = !l->request.asked;
-        if (v == TOO_LITTLE)
-            ask_others(l);
-        if (v == TOO_LITTLE && answers_missing(l)) {
-            if (first)
-                a->all->ops->arm(a, VB_RECLAIM_MS);
+        if (v == TOO_LITTLE && wait_on(l))
             return;
-        }
-        refuse(l, &e);
+        if (v != SERVED)
+            refuse(l, &e);
     }
     if (a->timer)
         a->all->ops->arm(a, 0);
+}
+
+static void tell_gave(struct vb_account *a, const struct vb_lease *by) {
+    struct vb_lease *first = TAILQ_FIRST(&a->queue);
+
+    if (first && first != by)
+        first->request.gave = true;
 }
 
 void vb_account_timeout(struct vb_account *a) {
@@ -222,6 +236,8 @@ void vb_account_timeout(struct vb_account *a) {
     LIST_FOREACH (o, &a->leases, entry) {
         o->deaf = o->answered < o->asked;
     }
+    if (!TAILQ_EMPTY(&a->queue))
+        TAILQ_FIRST(&a->queue)->request.over = true;
     pump(a);
 }
 
@@ -269,7 +285,7 @@ void vb_account_want(struct vb_lease *l, uint64_t serial, uint64_t need, uint64_
     l->request.need = need;
     l->request.wish = wish;
     l->request.doubled = doubled;
-    l->request.asked = false;
+    l->request.asked = l->request.gave = l->request.over = false;
     if (need == 0) {
         serve(l, &e);
     } else {
@@ -296,6 +312,8 @@ int vb_account_give(struct vb_lease *l, uint64_t bytes, uint64_t doubled, bool a
         if (a->all->ops->set_memlock(l, memlock, &locked, &e) == 0)
             book(l, locked > memlock ? locked : l->bytes);
     }
+    if (bytes != 0)
+        tell_gave(a, l);
     if (l->request.waits) { /* it counts on what it has just given */
         l->request.need = add(l->request.need, bytes);
         l->request.wish = add(l->request.wish, bytes);
@@ -310,6 +328,8 @@ void vb_account_leave(struct vb_lease *l) {
     if (!a)
         return;
     stop_waiting(l);
+    if (l->booked != 0)
+        tell_gave(a, l);
     book(l, 0);
     LIST_REMOVE(l, entry);
     *l = (struct vb_lease){.account = NULL};

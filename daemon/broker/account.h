@@ -6,8 +6,8 @@
  * then nothing more is granted.
  *
  * A request that needs more than is left waits, first come first served, while the other sessions of the account are asked
- * for their idle lease (LeaseReclaim). It is tried again at each give-back, and refused when all have answered, or the time
- * for it is over (VB_RECLAIM_MS). A session that let that time pass is not waited for again until it answers. No account
+ * for their idle lease (LeaseReclaim). It is tried again at each give-back, and refused when all have answered that they have
+ * nothing, or the time for it is over (VB_RECLAIM_MS). A session that let that time pass is not waited for again until it answers. No account
  * ever waits for another.
  *
  * Order, so that what a session can pin is never more than what is booked: book, raise RLIMIT_MEMLOCK, answer; and on the way
@@ -73,6 +73,8 @@ struct vb_lease {
         bool waits;
         uint64_t serial, need, wish, doubled;
         bool asked; /* the others have been */
+        bool gave;  /* one of them gave something since */
+        bool over;  /* the time for answers is */
     } request;
 };
 

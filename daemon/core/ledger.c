@@ -51,6 +51,8 @@ static int want(struct vb_ledger *l, uint64_t total, uint64_t doubled, struct vb
 
     l->waiting = total;
     l->waiting_doubled = doubled;
+    if (l->doubled_granted > doubled) /* the daemon lowers it with the grant */
+        l->doubled_granted = doubled;
     r = l->want(l, total > l->lease ? total - l->lease : 0, doubled, e);
     l->waiting = l->waiting_doubled = 0;
     return r;
