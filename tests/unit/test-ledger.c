@@ -10,16 +10,21 @@ static int asked;
 static int grant(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_error *e) {
     (void)e;
     asked++;
-    l->lease += need + 4096;
-    l->doubled_granted = doubled;
+    vb_ledger_granted(l, need + 4096, doubled);
     return 0;
 }
 
 static int grant_too_little(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_error *e) {
     (void)e, (void)need, (void)doubled;
     asked++;
-    l->lease += 1;
+    vb_ledger_granted(l, 1, 0);
     return 0;
+}
+
+static int refuse(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_error *e) {
+    (void)l, (void)doubled;
+    vb_error_limit(e, need, 15000, 20000, "policy");
+    return vb_refuse(e, VB_LIMIT, "15000 bytes are leased to pid 812 (qemu), limit 20000 bytes (policy)");
 }
 
 static int no(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_error *e) {
@@ -61,7 +66,7 @@ static void test_the_lease_grows(void **state) {
     assert_int_equal(l.used, 12288);
     l.want = grant_too_little;
     assert_int_equal(vb_ledger_reserve(&l, PAID(8192), &e), VB_LIMIT);
-    assert_int_equal(asked, 2);
+    assert_int_equal(asked, 1 + 8); /* asked again, but not for ever */
     l.want = no;
     assert_int_equal(vb_ledger_reserve(&l, PAID(8192), &e), VB_UNAVAILABLE);
     assert_text(&e, "daemon is away", NULL);
@@ -80,6 +85,96 @@ static void test_a_lowered_lease_only_grants_nothing_more(void **state) {
     assert_int_equal(vb_ledger_reserve(&l, PAID(1), NULL), VB_LIMIT);
     vb_ledger_release(&l, PAID(4096));
     assert_int_equal(vb_ledger_reserve(&l, PAID(4096), NULL), 0);
+}
+
+/* What the account says is followed by nothing: before it stands what was wanted, and what is idle here counts as left. */
+static void test_a_refusal_of_the_account(void **state) {
+    struct vb_ledger l = {.lease = 10000, .want = refuse};
+    struct vb_error e = {0};
+
+    (void)state;
+    assert_int_equal(vb_ledger_reserve(&l, PAID(7000), &e), 0);
+    assert_int_equal(vb_ledger_reserve(&l, PAID(9000), &e), VB_LIMIT);
+    assert_string_equal(e.text,
+                        "9000 bytes more cannot be pinned (3000 bytes of the lease left): 15000 bytes are leased "
+                        "to pid 812 (qemu), limit 20000 bytes (policy)");
+    assert_true(e.limit.wanted == 9000 && e.limit.used == 12000 && e.limit.limit == 20000);
+    assert_int_equal(vb_ledger_reserve(&l, PAID(9000), NULL), VB_LIMIT);
+    assert_int_equal(l.used, 7000);
+}
+
+/* ---- giving back ---- */
+
+static struct vb_give given;
+
+static int reclaimed_first(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_error *e) {
+    (void)e;
+    assert_int_equal(doubled, 0);
+    given = vb_ledger_give(l); /* while we wait */
+    vb_ledger_granted(l, need + given.bytes, doubled);
+    return 0;
+}
+
+static int doubled_while_reclaimed(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_error *e) {
+    (void)e;
+    assert_int_equal(need, 0);
+    assert_int_equal(doubled, 3000);
+    given = vb_ledger_give(l);
+    vb_ledger_granted(l, 0, doubled);
+    return 0;
+}
+
+static void test_idle_lease(void **state) {
+    struct vb_ledger l = {.lease = 10000};
+    struct vb_give g;
+
+    (void)state;
+    assert_int_equal(vb_ledger_reserve(&l, PAID(4000), NULL), 0);
+    assert_int_equal(vb_ledger_idle(&l, 0), 6000);
+    assert_int_equal(vb_ledger_idle(&l, 5000), 1000);
+    assert_int_equal(vb_ledger_idle(&l, UINT64_MAX), 0);
+    g = vb_ledger_give(&l);
+    assert_true(g.bytes == 6000 && g.doubled == 0 && l.lease == 4000);
+    assert_int_equal(vb_ledger_give(&l).bytes, 0);
+    /* A reservation that waits for more gives what it has; the daemon adds it to what it needs. */
+    l.lease = 6000;
+    l.want = reclaimed_first;
+    assert_int_equal(vb_ledger_reserve(&l, PAID(4000), NULL), 0);
+    assert_true(given.bytes == 2000 && l.lease == 8000 && l.used == 8000);
+    /* One that has enough lease already, and waits for something else, keeps that. */
+    l.lease = 14000;
+    l.want = doubled_while_reclaimed;
+    assert_int_equal(vb_ledger_reserve(&l, (struct vb_cost){.paid = 1000, .doubled = 3000}, NULL), 0);
+    assert_true(given.bytes == 5000 && given.doubled == 3000 && l.lease == 9000 && l.used == 9000);
+    /* What is no longer doubled is told with the next give. */
+    vb_ledger_release(&l, (struct vb_cost){.doubled = 1000});
+    g = vb_ledger_give(&l);
+    assert_true(g.bytes == 0 && g.doubled == 2000 && l.doubled_granted == 2000);
+}
+
+static void test_what_stays_idle(void **state) {
+    struct vb_ledger l = {.lease = 10000};
+    struct vb_give g = {.bytes = 1};
+
+    (void)state;
+    assert_int_equal(vb_ledger_reserve(&l, PAID(9500), NULL), 0);
+    assert_false(vb_ledger_watch(&l, 500));
+    vb_ledger_release(&l, PAID(7500));
+    assert_true(vb_ledger_watch(&l, 500));
+    /* Used in between, and free again: that was not idle. */
+    assert_int_equal(vb_ledger_reserve(&l, PAID(4000), NULL), 0);
+    vb_ledger_release(&l, PAID(4000));
+    assert_true(vb_ledger_give_watched(&l, 500, &g));
+    assert_true(g.bytes == 3500 && l.lease == 6500);
+    assert_true(vb_ledger_watch(&l, 500));
+    assert_true(vb_ledger_give_watched(&l, 500, &g));
+    assert_true(g.bytes == 4000 && l.lease == 2500);
+    assert_false(vb_ledger_watch(&l, 500));
+    assert_false(vb_ledger_give_watched(&l, 500, &g));
+    l.doubled_granted = 100;
+    assert_true(vb_ledger_watch(&l, 500));
+    assert_true(vb_ledger_give_watched(&l, 500, &g));
+    assert_true(g.bytes == 0 && g.doubled == 0 && l.doubled_granted == 0);
 }
 
 static void test_texts(void **state) {
@@ -113,6 +208,9 @@ int main(void) {
         cmocka_unit_test(test_reserve_and_release),
         cmocka_unit_test(test_the_lease_grows),
         cmocka_unit_test(test_a_lowered_lease_only_grants_nothing_more),
+        cmocka_unit_test(test_a_refusal_of_the_account),
+        cmocka_unit_test(test_idle_lease),
+        cmocka_unit_test(test_what_stays_idle),
         cmocka_unit_test(test_texts),
     };
 
