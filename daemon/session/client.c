@@ -31,32 +31,32 @@ static size_t pack(struct vb_session *s, const VfioBroker__Reply *reply) {
 
 static VfioBroker__Done done = VFIO_BROKER__DONE__INIT; /* never changes */
 
-static void carry_out(struct vb_session *s, struct vb_packet *p, struct vb_request *rq) {
-    struct vb_error e;
-
+/* The reply refers to `e`, which has to live until it is packed. */
+static void carry_out(struct vb_session *s, struct vb_packet *p, struct vb_request *rq, struct vb_error *e) {
     *rq = (struct vb_request){.fd = -1, .reply = VFIO_BROKER__REPLY__INIT, .reply_fd = -1};
-    e.code = 0, e.text[0] = 0, e.has_entry = false, e.limit.set = false, e.n_conflicts = 0;
+    e->code = 0, e->text[0] = 0, e->has_entry = false, e->limit.set = false, e->n_conflicts = 0;
     rq->reply.body_case = VFIO_BROKER__REPLY__BODY_DONE;
     rq->reply.done = &done;
     rq->msg = vb_decode(&s->client.arena, &vfio_broker__request__descriptor, p->data, p->size);
     if (rq->msg) {
         rq->reply.id = rq->msg->id;
-        vb_dispatch(s, p, rq, &e);
+        vb_dispatch(s, p, rq, e);
     } else {
         s->client.arena.used = 0;
-        vb_refuse(&e, VB_PROTOCOL, "a packet of %zu bytes is not a request", p->size);
+        vb_refuse(e, VB_PROTOCOL, "a packet of %zu bytes is not a request", p->size);
         rq->fatal = true;
         rq->reply.body_case = VFIO_BROKER__REPLY__BODY_ERROR;
-        rq->reply.error = vb_error_message(&s->client.arena, &e);
+        rq->reply.error = vb_error_message(&s->client.arena, e);
     }
     if (rq->fatal)
-        vb_session_log(s, "client pid %u broke the protocol: %s", s->client_pid, e.text);
+        vb_session_log(s, "client pid %u broke the protocol: %s", s->client_pid, e->text);
 }
 
 size_t vb_client_handle(struct vb_session *s, struct vb_packet *p, int *ret_fd, bool *ret_fatal) {
     struct vb_request rq;
+    struct vb_error e;
 
-    carry_out(s, p, &rq);
+    carry_out(s, p, &rq, &e);
     *ret_fd = rq.reply_fd;
     *ret_fatal = rq.fatal;
     return rq.deferred ? 0 : pack(s, &rq.reply);
@@ -64,8 +64,9 @@ size_t vb_client_handle(struct vb_session *s, struct vb_packet *p, int *ret_fd, 
 
 bool vb_client_again(struct vb_session *s, struct vb_packet *p) {
     struct vb_request rq;
+    struct vb_error e;
 
-    carry_out(s, p, &rq);
+    carry_out(s, p, &rq, &e);
     if (rq.deferred)
         return false;
     vb_client_send(s, &rq.reply, NULL, 0); /* none of those that wait answers with a fd */
