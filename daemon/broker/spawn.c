@@ -70,11 +70,12 @@ static void child_limits(const struct vb_spawn *s) {
         child_limit(RLIMIT_MEMLOCK, s->lease);
         return;
     }
-    /* Development: raising may need a privilege that we lack, and nothing is pinned by this backend. */
+    /* Development: nothing is pinned by this backend, only mlocked for pins of others, and raising later, as the lease grows, may
+     * need a privilege that we lack. */
     struct rlimit rl;
     if (getrlimit(RLIMIT_MEMLOCK, &rl) < 0)
         child_fail("getrlimit");
-    rl.rlim_cur = rl.rlim_max == RLIM_INFINITY || s->lease < rl.rlim_max ? s->lease : rl.rlim_max;
+    rl.rlim_cur = rl.rlim_max;
     if (setrlimit(RLIMIT_MEMLOCK, &rl) < 0)
         child_fail("setrlimit");
 }

@@ -18,7 +18,7 @@ static uint32_t pick_memory(struct user *u) {
     return memory;
 }
 
-static uint32_t pick_space(struct user *u) {
+uint32_t pick_space(struct user *u) {
     uint32_t space = 0;
 
     for (int i = 0; i < 6; i++) {
@@ -30,7 +30,7 @@ static uint32_t pick_space(struct user *u) {
 }
 
 /* NULL if there is none in this space. */
-static const struct oracle_mapping *pick_mapping(struct user *u, uint32_t space) {
+const struct oracle_mapping *pick_mapping(struct user *u, uint32_t space) {
     const uint64_t start = below(u, O_MAPPINGS);
 
     for (uint64_t i = 0; i < O_MAPPINGS; i++) {
@@ -108,8 +108,9 @@ enum outcome do_space_destroy(struct user *u) {
     doing(u, "destroy space %" PRIu32, space);
     out = judge(u, vfb_space_destroy(u->c, u->space_ids[space]), why);
     if (out == DONE) {
-        oracle_unmapped(&u->o, space, 0, UINT64_MAX);
+        unmapped(u, space, 0, UINT64_MAX);
         u->o.spaces[space].live = false;
+        u->accesses[space] = 0;
     }
     return out;
 }
@@ -251,7 +252,7 @@ static enum outcome unmap(struct user *u, size_t n) {
     if (bytes != expected)
         mismatch(u, "%" PRIu64 " bytes were unmapped instead of %" PRIu64, bytes, expected);
     for (size_t i = 0; i < n; i++)
-        oracle_unmapped(&u->o, space, entries[i].iova, entries[i].size);
+        unmapped(u, space, entries[i].iova, entries[i].size);
     return DONE;
 }
 
@@ -272,7 +273,7 @@ enum outcome do_unmap_all(struct user *u) {
     if (judge(u, vfb_unmap_all(u->c, u->space_ids[space], &bytes), u->o.spaces[space].live ? 0 : 1u << VFB_NOT_FOUND) ==
         REFUSED)
         return REFUSED;
-    oracle_unmapped(&u->o, space, 0, UINT64_MAX);
+    unmapped(u, space, 0, UINT64_MAX);
     if (bytes != before - u->o.mapped)
         mismatch(u, "%" PRIu64 " bytes were unmapped instead of %" PRIu64, bytes, before - u->o.mapped);
     return DONE;

@@ -30,6 +30,8 @@ const struct operation operations[] = {
     {"limit", 12, do_limit, 0},
     {"mlock of its own", 8, do_own_lock, 0},
     {"sibling maps", 12, do_sibling, 0},
+    {"pin", 24, do_pin, 0},
+    {"unpin", 10, do_unpin, 0},
 };
 const unsigned n_operations = sizeof operations / sizeof operations[0];
 
@@ -77,7 +79,7 @@ static const char *names(unsigned why, char *buf, size_t size) {
     return why ? buf : "success";
 }
 
-enum outcome judge(struct user *u, int r, unsigned why) {
+enum outcome judge_text(struct user *u, int r, unsigned why, const char *text) {
     char buf[256];
 
     if (r == 0 && why == 0)
@@ -87,7 +89,11 @@ enum outcome judge(struct user *u, int r, unsigned why) {
         return REFUSED;
     }
     mismatch(u, "the answer is %s instead of %s: %s", r ? vfb_code_name(r) : "success", names(why, buf, sizeof buf),
-             r ? vfb_error(u->c)->text : "");
+             r ? text : "");
+}
+
+enum outcome judge(struct user *u, int r, unsigned why) {
+    return judge_text(u, r, why, vfb_error(u->c)->text);
 }
 
 void equal(struct user *u, const char *what, uint64_t is, uint64_t expected) {
@@ -96,7 +102,7 @@ void equal(struct user *u, const char *what, uint64_t is, uint64_t expected) {
 }
 
 void compare(struct user *u) {
-    uint64_t memories = 0, spaces = 0, devices = 0, pinned, locked;
+    uint64_t memories = 0, spaces = 0, devices = 0, pins = 0, pinned, locked;
     int r = vfb_usage(u->c, &u->usage);
 
     if (r != 0)
@@ -113,6 +119,12 @@ void compare(struct user *u) {
     equal(u, "number of memories", u->usage.memories, memories);
     equal(u, "number of spaces", u->usage.spaces, spaces);
     equal(u, "number of devices", u->usage.devices, devices);
+    for (unsigned i = 0; i < PINS_MAX; i++)
+        pins += u->pinned[i].live;
+    equal(u, "number of pins", u->usage.pins, pins);
+    equal(u, "paid under mappings", u->usage.mapped_paid, u->o.paid);
+    equal(u, "paid under pins alone", u->usage.pinned_paid, 0); /* nothing is unmapped before its pins end */
+    equal(u, "both mapped and locked", u->usage.doubled, u->o.locked);
     host_session_pins(u, &pinned, &locked);
     equal(u, "VmPin", pinned, u->pins ? u->o.pinned : 0);
     equal(u, "VmLck", locked, (u->pins ? u->o.pinned : 0) + u->o.locked);
@@ -173,8 +185,9 @@ static void give_back(struct user *u) {
     for (unsigned s = 0; s < O_SPACES; s++)
         if (u->o.spaces[s].live) {
             judge(u, vfb_space_destroy(u->c, u->space_ids[s]), 0);
-            oracle_unmapped(&u->o, s, 0, UINT64_MAX);
+            unmapped(u, s, 0, UINT64_MAX);
             u->o.spaces[s].live = false;
+            u->accesses[s] = 0;
         }
     equal(u, "the oracle's sum", u->o.paid + u->o.mapped + u->o.n_mappings, 0);
     for (unsigned m = 0; m < O_MEMORIES; m++)
@@ -195,8 +208,9 @@ static void leave(struct user *u) {
         u->o.devices[d].state = O_FREE;
     }
     for (unsigned s = 0; s < O_SPACES; s++) {
-        oracle_unmapped(&u->o, s, 0, UINT64_MAX);
+        unmapped(u, s, 0, UINT64_MAX);
         u->o.spaces[s].live = false;
+        u->accesses[s] = 0;
     }
     for (unsigned m = 0; m < O_MEMORIES; m++)
         u->o.memories[m].registered = 0;
@@ -258,6 +272,7 @@ void client_main(struct user *u) {
     u->doing = "set up";
     host_setup(u);
     host_limit(u, options->memlock);
+    pinner_start(u);
     for (u->round = 0; u->round < options->rounds; u->round++) {
         const uint64_t end = options->operations / options->clients * (u->round + 1) / options->rounds;
         const bool last = u->round + 1 == options->rounds;
@@ -274,5 +289,6 @@ void client_main(struct user *u) {
         if (last || !back || chance(u, 2))
             leave(u);
     }
+    pinner_stop(u);
     pthread_barrier_wait(&u->board->barrier);
 }

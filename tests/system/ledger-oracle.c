@@ -4,6 +4,7 @@
 #include <string.h>
 
 #define BECAUSE(condition, code) ((condition) ? 1u << (code) : 0)
+#define COMPLETE(m)              (!memchr((m)->file->present, 0, (m)->file->n))
 /* Every mapping of a space that lies at least partly in a range. */
 #define EACH_MAPPING(m, o, where, from, length)                                                                        \
     for (struct oracle_mapping *m = (o)->mappings; m < (o)->mappings + O_MAPPINGS; m++)                                \
@@ -24,10 +25,6 @@ static uint64_t count(uint16_t *c, uint64_t size, int step) {
     return step > 0 ? pages * O_PAGE : -(pages * O_PAGE);
 }
 
-static bool complete(const struct oracle_memory *m) {
-    return !memchr(m->file->present, 0, m->file->n);
-}
-
 unsigned oracle_register(const struct oracle_memory *m) {
     return BECAUSE(memchr(m->file->present, 0, m->file->size), VFB_BAD_MEMORY) |
            BECAUSE(m->registered && m->file->size != m->file->n, VFB_BUSY);
@@ -39,7 +36,7 @@ unsigned oracle_unregister(const struct oracle_memory *m) {
 
 static unsigned map_entry(struct oracle *o, uint32_t space, const struct vfb_map *e) {
     const struct oracle_memory *m = &o->memories[e->memory];
-    unsigned why = BECAUSE(!m->registered, VFB_NOT_FOUND) | BECAUSE(!complete(m), VFB_BAD_MEMORY) |
+    unsigned why = BECAUSE(!m->registered, VFB_NOT_FOUND) | BECAUSE(!COMPLETE(m), VFB_BAD_MEMORY) |
                    BECAUSE((e->prot & VFB_WRITE) && !m->writable, VFB_BAD_MEMORY) |
                    BECAUSE(!e->size || (e->iova | e->size | e->offset) % O_PAGE, VFB_INVALID) |
                    BECAUSE(!(e->prot & VFB_READ) || e->offset + e->size > m->file->n * O_PAGE, VFB_INVALID);
@@ -52,17 +49,14 @@ static unsigned map_entry(struct oracle *o, uint32_t space, const struct vfb_map
 unsigned oracle_map(struct oracle *o, uint32_t space, const struct vfb_map *entries, size_t n, uint64_t *ret_fresh) {
     unsigned why = BECAUSE(!o->spaces[space].live, VFB_NOT_FOUND) | BECAUSE(o->n_mappings + n > o->n_max, VFB_LIMIT);
     const struct vfb_map *e, *other, *end = entries + n;
-    uint64_t bytes;
+    uint64_t bytes = *ret_fresh = 0;
 
-    *ret_fresh = 0;
     for (e = entries; e < end; e++) {
         why |= map_entry(o, space, e);
         for (other = entries; other < e; other++)
             why |= BECAUSE(meet(e->iova, e->size, other->iova, other->size), VFB_OVERLAP);
     }
-    if (why & BECAUSE(true, VFB_INVALID))
-        return why;
-    for (int step = 1; step >= -1; step -= 2) /* tried, and taken back */
+    for (int step = 1; step >= -1 && !(why & BECAUSE(true, VFB_INVALID)); step -= 2) /* tried, and taken back */
         for (e = entries; e < end; e++) {
             bytes = count(o->memories[e->memory].shown + e->offset / O_PAGE, e->size, step);
             *ret_fresh += step > 0 ? bytes : 0;
@@ -95,11 +89,9 @@ void oracle_mapped(struct oracle *o, uint32_t space, const struct vfb_map *entri
 unsigned oracle_unmap(struct oracle *o, uint32_t space, const struct vfb_unmap *entries, size_t n,
                       uint64_t *ret_bytes) {
     unsigned why = BECAUSE(!o->spaces[space].live, VFB_NOT_FOUND);
+    uint64_t before = *ret_bytes = 0;
 
-    *ret_bytes = 0;
-    for (const struct vfb_unmap *e = entries, *other; e < entries + n; e++) {
-        const uint64_t before = *ret_bytes;
-
+    for (const struct vfb_unmap *e = entries, *other; e < entries + n; e++, before = *ret_bytes) {
         EACH_MAPPING(m, o, space, e->iova, e->size) {
             *ret_bytes += m->size;
             why |= BECAUSE(m->iova < e->iova || m->iova + m->size > e->iova + e->size, VFB_INVALID); /* cut */
@@ -124,7 +116,7 @@ unsigned oracle_attach(struct oracle *o, uint32_t device, uint32_t space) {
         BECAUSE(!o->spaces[space].live || state == O_FREE, VFB_NOT_FOUND) | BECAUSE(state != O_BOUND, VFB_STATE);
 
     EACH_MAPPING(m, o, space, 0, UINT64_MAX)
-    why |= BECAUSE(!complete(m->memory), VFB_BAD_MEMORY);
+    why |= BECAUSE(!COMPLETE(m->memory), VFB_BAD_MEMORY);
     return why;
 }
 
@@ -137,12 +129,18 @@ void oracle_attached(struct oracle *o, uint32_t device, uint32_t space, int step
     o->pinned += count(m->memory->reached + m->page, m->size, step);
 }
 
-void oracle_pinned(struct oracle *o, uint32_t space, uint64_t iova, uint64_t size, int step) {
+unsigned oracle_pinned(struct oracle *o, uint32_t space, uint64_t iova, uint64_t size, int step) {
+    uint64_t parts = 0, gap = size;
+    unsigned why = 0;
+
     EACH_MAPPING(m, o, space, iova, size) {
         const uint64_t from = iova > m->iova ? iova : m->iova, end = iova + size, m_end = m->iova + m->size;
+        const uint64_t part = (end < m_end ? end : m_end) - from;
 
         if (!m->memory->file->hugetlb) /* those stay in memory by themselves */
-            o->locked += count(m->memory->locked + m->page + (from - m->iova) / O_PAGE,
-                               (end < m_end ? end : m_end) - from, step);
+            o->locked += count(m->memory->locked + m->page + (from - m->iova) / O_PAGE, part, step);
+        why |= BECAUSE(!COMPLETE(m->memory), VFB_BAD_MEMORY) | BECAUSE(++parts > VFB_PIN_SEGMENTS, VFB_LIMIT);
+        gap -= part;
     }
+    return why | BECAUSE(gap, VFB_NOT_FOUND);
 }

@@ -72,7 +72,8 @@ void oracle_mapped(struct oracle *o, uint32_t space, const struct vfb_map *entri
 void oracle_unmapped(struct oracle *o, uint32_t space, uint64_t iova, uint64_t size);
 /* step 1: attached; -1: detached. */
 void oracle_attached(struct oracle *o, uint32_t device, uint32_t space, int step);
-/* One pin more or less (step -1) of a range that is mapped without a gap: its pages are locked where they could be swapped. */
-void oracle_pinned(struct oracle *o, uint32_t space, uint64_t iova, uint64_t size, int step);
+/* One pin more (step 1) or less (-1): what it covers is locked, where it could be swapped. Returns why it must be refused, then it
+ * has to be taken back. */
+unsigned oracle_pinned(struct oracle *o, uint32_t space, uint64_t iova, uint64_t size, int step);
 
 #endif

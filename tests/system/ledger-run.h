@@ -13,7 +13,15 @@
 
 #include "ledger-oracle.h"
 
-enum { CLIENTS_MAX = 8, BATCH_MAX = 24, OPERATIONS_MAX = 32, OWN_PAGES = 256, SIBLING_PAGES = 512, CODES = 16 };
+enum {
+    CLIENTS_MAX = 8,
+    BATCH_MAX = 24,
+    OPERATIONS_MAX = 32,
+    OWN_PAGES = 256,
+    SIBLING_PAGES = 512,
+    PINS_MAX = 48,
+    CODES = 16
+};
 
 struct options {
     uint64_t operations, rounds, clients, seed; /* operations of all clients together */
@@ -66,6 +74,16 @@ struct user {
     struct vfb_client *sibling;
     int sibling_fd;
     uint32_t sibling_memory, sibling_space;
+
+    /* A client in a process of its own, that pins in our spaces: see ledger-pinner.c. */
+    int pinner;
+    pid_t pinner_pid;
+    uint32_t accesses[O_SPACES]; /* 0: none */
+    struct {
+        bool live;
+        uint32_t id, space, access;
+        uint64_t iova, size;
+    } pinned[PINS_MAX];
 };
 
 enum outcome { SKIPPED, DONE, REFUSED };
@@ -88,10 +106,13 @@ void mismatch(struct user *u, const char *fmt, ...) __attribute__((noreturn, for
 void doing(struct user *u, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Was the answer `r` one of `why`? */
 enum outcome judge(struct user *u, int r, unsigned why);
+enum outcome judge_text(struct user *u, int r, unsigned why, const char *text);
 void compare(struct user *u);
 void equal(struct user *u, const char *what, uint64_t is, uint64_t expected);
 
 /* ---- ledger-calls.c: on the broker ---- */
+uint32_t pick_space(struct user *u);
+const struct oracle_mapping *pick_mapping(struct user *u, uint32_t space);
 enum outcome do_register(struct user *u);
 enum outcome do_unregister(struct user *u);
 enum outcome do_space_create(struct user *u);
@@ -104,12 +125,35 @@ enum outcome do_unmap_all(struct user *u);
 /* ledger-sibling.c */
 enum outcome do_sibling(struct user *u);
 void sibling_join(struct user *u);
+/* ledger-pins.c */
+enum outcome do_pin(struct user *u);
+enum outcome do_unpin(struct user *u);
+/* Mappings of a space go, and pins on them. */
+void unmapped(struct user *u, uint32_t space, uint64_t iova, uint64_t size);
 /* ledger-devices.c */
 enum outcome do_claim(struct user *u);
 enum outcome do_bind(struct user *u);
 enum outcome do_attach(struct user *u);
 enum outcome do_detach(struct user *u);
 enum outcome do_release(struct user *u);
+
+/* ---- ledger-pinner.c: the other client ---- */
+enum order_kind { ORDER_OPEN, ORDER_PIN, ORDER_UNPIN };
+struct order {
+    enum order_kind kind;
+    uint8_t secret[VFB_TOKEN_SIZE];
+    uint32_t access, pin;
+    struct vfb_pin_range range;
+};
+struct answer {
+    int result;
+    uint32_t id; /* of an access or a pin */
+    char text[320];
+};
+void pinner_start(struct user *u);
+struct answer pinner_ask(struct user *u, const struct order *o);
+/* Waits for its end. */
+void pinner_stop(struct user *u);
 
 /* ---- ledger-host.c: behind its back ---- */
 enum outcome do_punch(struct user *u);
