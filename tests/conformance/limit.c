@@ -86,33 +86,170 @@ static void case_own_locks_count(void) {
     vfb_client_free(c);
 }
 
-/* One client's connections are charged together. What the first was leased is not there for the second, until it ends. */
+/* ---- several sessions of one process ---- */
+
+struct member {
+    struct vfb_client *c;
+    struct mem m;
+    uint32_t space;
+};
+
+static struct member member(uint64_t size) {
+    struct member x = {.c = join()};
+
+    x.m = mem_new(x.c, size);
+    x.space = space_new(x.c);
+    return x;
+}
+
+static int map_of(struct member *x, uint64_t at, uint64_t size) {
+    return map1(x->c, x->space, x->m.id, at, at, size);
+}
+
+static void full(struct member *x, uint64_t wanted, uint64_t used, uint64_t limit) {
+    const struct vfb_error *e = vfb_error(x->c);
+
+    says(x->c, "RLIMIT_MEMLOCK");
+    says_number(x->c, (uint64_t)getpid());
+    says_number(x->c, wanted);
+    says_number(x->c, limit);
+    tap_check(e->wanted == wanted && e->used == used && e->limit == limit && strstr(e->limit_whose, "RLIMIT_MEMLOCK"),
+              "wanted %" PRIu64 ", used %" PRIu64 ", limit %" PRIu64 " (%s)", e->wanted, e->used, e->limit,
+              e->limit_whose);
+}
+
+static double seconds(void) {
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+/* What the first has leased and does not use is the second's at once. */
 static void case_connections_share(void) {
-    struct timespec pause = {.tv_nsec = 50000000};
-    struct vfb_client *a, *b;
-    struct mem m, n;
-    uint32_t in_a, in_b;
-    int r = VFB_LIMIT;
+    struct member a, b;
+    double before;
 
     memlock(2 * MIB);
-    a = join();
-    m = mem_new(a, MIB);
-    in_a = space_new(a);
-    OK(a, map1(a, in_a, m.id, 0, 0, MIB));
-    b = join();
-    n = mem_new(b, 2 * MIB);
-    in_b = space_new(b);
-    tap_check(usage(a).lease + usage(b).lease <= 2 * MIB, "leases of %" PRIu64 " and %" PRIu64, usage(a).lease,
-              usage(b).lease);
-    REFUSED(b, map1(b, in_b, n.id, 0, 0, MIB + PAGE), VFB_LIMIT);
-    says(b, "RLIMIT_MEMLOCK");
-    vfb_client_free(a);
-    for (int i = 0; i < 200 && r == VFB_LIMIT; i++) {
-        r = map1(b, in_b, n.id, 0, 0, 2 * MIB);
-        nanosleep(&pause, NULL);
+    a = member(2 * MIB);
+    OK(a.c, map_of(&a, 0, MIB - PAGE));
+    b = member(2 * MIB);
+    tap_check(usage(a.c).lease + usage(b.c).lease <= 2 * MIB, "leases of %" PRIu64 " and %" PRIu64, usage(a.c).lease,
+              usage(b.c).lease);
+    before = seconds();
+    OK(b.c, map_of(&b, 0, MIB));
+    tap_check(seconds() - before < 1.5, "the second session waited %.1f s for its share", seconds() - before);
+    OK(b.c, map_of(&b, MIB, PAGE)); /* exactly what is allowed, over both */
+    tap_check(usage(a.c).used == MIB - PAGE && usage(b.c).used == MIB + PAGE, "used %" PRIu64 " and %" PRIu64,
+              usage(a.c).used, usage(b.c).used);
+    tap_check(usage(a.c).lease + usage(b.c).lease == 2 * MIB, "leases of %" PRIu64 " and %" PRIu64, usage(a.c).lease,
+              usage(b.c).lease);
+    REFUSED(a.c, map_of(&a, MIB, PAGE), VFB_LIMIT);
+    full(&a, PAGE, 2 * MIB, 2 * MIB);
+    REFUSED(b.c, map_of(&b, MIB + PAGE, PAGE), VFB_LIMIT);
+    full(&b, PAGE, 2 * MIB, 2 * MIB);
+    tap_check(describe(a.c, a.space).mappings == 1 && describe(b.c, b.space).mappings == 2, "mappings have changed");
+    /* There and back. */
+    for (int i = 0; i < 20; i++) {
+        OK(b.c, unmap1(b.c, b.space, MIB, PAGE));
+        OK(a.c, map_of(&a, MIB, PAGE));
+        OK(a.c, unmap1(a.c, a.space, MIB, PAGE));
+        OK(b.c, map_of(&b, MIB, PAGE));
     }
-    OK(b, r);
-    vfb_client_free(b);
+    /* What a session had is there for others when it has ended. */
+    vfb_client_free(a.c);
+    OK(b.c, map_of(&b, MIB + PAGE, MIB - PAGE));
+    tap_check(usage(b.c).used == 2 * MIB, "used %" PRIu64, usage(b.c).used);
+    REFUSED(b.c, map1(b.c, b.space, mem_new(b.c, PAGE).id, 1ull << 32, 0, PAGE), VFB_LIMIT);
+    vfb_client_free(b.c);
+}
+
+static void case_four_connections(void) {
+    struct member x[4];
+
+    memlock(4 * MIB);
+    for (int i = 0; i < 4; i++)
+        x[i] = member(4 * MIB);
+    /* Each has all of it in turn. */
+    for (int i = 0; i < 8; i++) {
+        OK(x[i % 4].c, map_of(&x[i % 4], 0, 4 * MIB));
+        REFUSED(x[(i + 1) % 4].c, map_of(&x[(i + 1) % 4], 0, PAGE), VFB_LIMIT);
+        OK(x[i % 4].c, unmap1(x[i % 4].c, x[i % 4].space, 0, 4 * MIB));
+    }
+    for (int i = 0; i < 4; i++)
+        OK(x[i].c, map_of(&x[i], 0, MIB));
+    REFUSED(x[2].c, map_of(&x[2], MIB, PAGE), VFB_LIMIT);
+    full(&x[2], PAGE, 4 * MIB, 4 * MIB);
+    for (int i = 0; i < 4; i++)
+        vfb_client_free(x[i].c);
+}
+
+static void case_lowered_under_two(void) {
+    struct member a, b;
+
+    memlock(4 * MIB);
+    a = member(4 * MIB);
+    b = member(4 * MIB);
+    OK(a.c, map_of(&a, 0, MIB));
+    OK(b.c, map_of(&b, 0, 2 * MIB));
+    memlock(MIB); /* tears nothing down */
+    REFUSED(a.c, map_of(&a, 2 * MIB, 2 * MIB), VFB_LIMIT);
+    says_number(a.c, MIB);
+    REFUSED(b.c, map_of(&b, 2 * MIB, 2 * MIB), VFB_LIMIT);
+    tap_check(describe(a.c, a.space).mappings == 1 && describe(b.c, b.space).mappings == 1, "mappings have changed");
+    OK(b.c, unmap1(b.c, b.space, 0, 2 * MIB));
+    REFUSED(a.c, map_of(&a, 2 * MIB, 2 * MIB), VFB_LIMIT); /* the first still passes the limit with it */
+    memlock(3 * MIB);
+    OK(a.c, map_of(&a, 2 * MIB, 2 * MIB));
+    REFUSED(b.c, map_of(&b, 0, PAGE), VFB_LIMIT);
+    full(&b, PAGE, 3 * MIB, 3 * MIB);
+    vfb_client_free(a.c);
+    vfb_client_free(b.c);
+}
+
+/* Locked by the client after all was granted: told, and nothing more is granted; nothing is torn down either. */
+static void case_own_locks_later(void) {
+    struct member a;
+    void *p = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    memlock(2 * MIB);
+    a = member(4 * MIB);
+    OK(a.c, map_of(&a, 0, 2 * MIB));
+    tap_check(p != MAP_FAILED && syscall(SYS_mlock, p, MIB) == 0, "mlock: %s", strerror(errno));
+    REFUSED(a.c, map_of(&a, 2 * MIB, PAGE), VFB_LIMIT);
+    full(&a, PAGE, 3 * MIB, 2 * MIB);
+    says(a.c, "1 MiB locked by the client itself");
+    says(a.c, "unlock");
+    tap_check(usage(a.c).used == 2 * MIB && describe(a.c, a.space).mappings == 1, "used %" PRIu64, usage(a.c).used);
+    memlock(3 * MIB);
+    REFUSED(a.c, map_of(&a, 2 * MIB, PAGE), VFB_LIMIT);
+    full(&a, PAGE, 3 * MIB, 3 * MIB);
+    tap_check(syscall(SYS_munlock, p, MIB) == 0, "munlock: %s", strerror(errno));
+    OK(a.c, map_of(&a, 2 * MIB, MIB));
+    vfb_client_free(a.c);
+}
+
+/* Nobody asks for it, and it goes back all the same. */
+static void case_idle_lease_goes_back(void) {
+    struct timespec pause = {.tv_nsec = 100000000};
+    struct member a;
+    uint64_t most, least;
+
+    memlock(160 * MIB);
+    a = member(80 * MIB);
+    OK(a.c, map_of(&a, 0, 80 * MIB));
+    most = usage(a.c).lease;
+    tap_check(most >= 80 * MIB && most <= 160 * MIB, "lease %" PRIu64, most);
+    OK(a.c, unmap1(a.c, a.space, 0, 80 * MIB));
+    least = usage(a.c).lease;
+    tap_check(least == most, "the lease went back at once: from %" PRIu64 " to %" PRIu64, most, least);
+    for (int i = 0; i < 80 && least == most; i++) {
+        nanosleep(&pause, NULL);
+        least = usage(a.c).lease;
+    }
+    tap_check(least < most && least < 80 * MIB, "the idle lease stays: %" PRIu64 " of %" PRIu64, least, most);
+    OK(a.c, map_of(&a, 0, 80 * MIB));
+    vfb_client_free(a.c);
 }
 
 static void case_mappings_max(void) {
@@ -155,5 +292,10 @@ static void case_mappings_max(void) {
 DEFINE_CASES(limit, {"RLIMIT_MEMLOCK: what fits fits, one page more does not", case_memlock, 0},
              {"RLIMIT_MEMLOCK raised and lowered meanwhile", case_memlock_changes, 0},
              {"memory that the client has locked itself counts", case_own_locks_count, 0},
-             {"connections of one process share its limit", case_connections_share, 0},
+             {"connections of one process share its limit: idle lease goes where it is needed", case_connections_share,
+              0},
+             {"four connections of one process, each with all of its limit in turn", case_four_connections, 0},
+             {"RLIMIT_MEMLOCK lowered under two connections", case_lowered_under_two, 0},
+             {"memory that the client locks later counts too", case_own_locks_later, 0},
+             {"idle lease goes back by itself", case_idle_lease_goes_back, 30},
              {"65536 mappings, and not one more", case_mappings_max, 180});
