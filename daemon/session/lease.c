@@ -31,12 +31,7 @@ static int want(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_
 
 /* A session that lies to itself (--test-lie) has less than it believes, and keeps all. */
 static bool lies(const struct vb_session *s) {
-#ifdef VB_TEST_HOOKS
     return s->lies;
-#else
-    (void)s;
-    return false;
-#endif
 }
 
 /* Looks again in a while, if there is something to look at then. */

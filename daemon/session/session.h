@@ -107,9 +107,7 @@ struct vb_session {
     struct vb_held held[2 * VB_DEVICES_MAX];
     unsigned n_held;
     struct event *lease_timer;
-#ifdef VB_TEST_HOOKS
-    bool lies; /* --test-lie */
-#endif
+    bool lies; /* --test-lie; no #ifdef here: not every file that has this structure includes config.h */
     struct event *held_timer;
     unsigned held_poll_ms; /* until it fires next */
     LIST_HEAD(, vb_device_watch) watches;
