@@ -369,7 +369,8 @@ static void set_up(void) {
     s.client_pidfd = s.iommufd = -1;
     s.id = 1;
     LIST_INIT(&s.watches);
-    STAILQ_INIT(&s.client.events);
+    vb_outbox_init(&s.client.later);
+    TAILQ_INIT(&s.pin_links);
     memset(&knobs, 0, sizeof knobs);
     FUZZ_CHECK(s.base && vb_emulated_new(&knobs, &backend, &e) == 0 && vb_model_new(backend, MAPPINGS, &s.model) == 0);
     s.model->ledger.lease = s.model->ledger.limit = LEASE;
