@@ -6,9 +6,9 @@
  * the daemon; the daemon pauses wherever it touches the world. Units are pages.
  *
  * After each step, whoever took it: what the sessions may pin never grows beyond the limit that was read for the grant; each
- * pins no more than its RLIMIT_MEMLOCK, and may do what it believes that it may; the daemon's book is never less than a
- * session's. A request is refused only if at some moment while it waited there was no room for it. In the end everything is
- * given back, and nobody waits.
+ * pins no more than its RLIMIT_MEMLOCK, and may do what it believes that it may; what is booked is never less than what the
+ * session believes to have, nor than what it may pin. A request is refused only if at some moment while it waited there was no
+ * room for it. In the end everything is given back, and nobody waits.
  *
  * Seeded bugs show that this finds something. */
 #include "tests/unit/interleave.h"
@@ -494,7 +494,11 @@ static bool check(void) {
         const struct session *x = &s[i];
         const struct vb_ledger *l = &x->ledger;
 
-        sum += vb_lease_within(x->memlock, UINT64_MAX, x->granted_doubled);
+        const uint64_t may = vb_lease_within(x->memlock, UINT64_MAX, x->granted_doubled);
+
+        sum += may;
+        if (x->lease.booked < may)
+            breach("less is booked than a session may pin");
         if (x->pinned + x->locked > x->memlock)
             breach("more is pinned than RLIMIT_MEMLOCK allows");
         if (l->used > l->lease)
