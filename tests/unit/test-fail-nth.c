@@ -1,9 +1,11 @@
-/* Every operation of the model that succeeds is repeated with its first, second, ... backend call failing, and with its
- * first, second, ... allocation failing, until nothing fails any more: each time model, ledger, page tables and fds are as
- * they were before. Linked with --wrap=malloc,calloc,realloc. */
+/* Every operation of the model that succeeds is repeated with its first, second, ... backend call failing, with its
+ * first, second, ... allocation failing, and with its first, second, ... mmap or mlock failing, until nothing fails any more:
+ * each time model, ledger, page tables, locked pages and fds are as they were before. Linked with
+ * --wrap=malloc,calloc,realloc,mlock,mmap. */
 #include "tests/unit/core-fixture.h"
 
 #include <inttypes.h>
+#include <sys/syscall.h>
 
 /* ---- the n-th allocation ---- */
 
@@ -29,13 +31,38 @@ void *__wrap_realloc(void *p, size_t size) {
     return fails() ? NULL : __real_realloc(p, size);
 }
 
+/* ---- the n-th mmap or mlock ---- */
+
+static uint64_t system_calls, failing_system_call;
+
+int __wrap_mlock(const void *p, size_t size);
+void *__wrap_mmap(void *p, size_t size, int prot, int flags, int fd, off_t offset);
+void *__real_mmap(void *p, size_t size, int prot, int flags, int fd, off_t offset);
+
+static bool system_call_fails(void) {
+    if (!failing_system_call || ++system_calls != failing_system_call)
+        return false;
+    errno = ENOMEM;
+    return true;
+}
+/* The system call itself, since AddressSanitizer makes mlock() do nothing. */
+int __wrap_mlock(const void *p, size_t size) {
+    return system_call_fails() ? -1 : (int)syscall(SYS_mlock, p, size);
+}
+void *__wrap_mmap(void *p, size_t size, int prot, int flags, int fd, off_t offset) {
+    return system_call_fails() ? MAP_FAILED : __real_mmap(p, size, prot, flags, fd, offset);
+}
+
 /* ---- the operations ---- */
 
 static struct vb_model *m;
 static struct vb_error e;
 static int memory_fd, client_fd;
 
-/* Two spaces with mappings, a read-only and two writable memories, one device claimed, one bound, one attached. */
+static struct vb_pin *scene_pin;
+
+/* Two spaces with mappings, a third one with a pin in it, a read-only and two writable memories, one device claimed, one bound,
+ * one attached. */
 static void set_scene(void) {
     static int fds[3];
     struct vb_memory *ro;
@@ -51,6 +78,11 @@ static void set_scene(void) {
     for (i = 0; i < 6; i++)
         assert_int_equal(map1(m, 1, 1 + i % 2, i * 0x10000, 0x4000, i * 0x3000, 3, NULL), 0);
     assert_int_equal(map1(m, 2, 1, 0, MIB, 0, 1, NULL), 0);
+    add_space(m);
+    for (i = 0; i < 3; i++)
+        assert_int_equal(map1(m, 3, 1 + i % 2, i * 0x10000, 0x10000, 0x60000 + i * 0x4000, i == 2 ? 1 : 3, NULL), 0);
+    assert_int_equal(
+        vb_model_pin(m, vb_model_space(m, 3, NULL), (struct vb_range){0x4000, 0x7fff}, 3, NULL, &scene_pin, NULL), 0);
     assert_int_equal(vb_model_claim(m, "claimed", 1, &msi_window, 1, -1, &d, &fds[0], NULL), 0);
     add_device(m, "bound", &fds[1]);
     d = add_device(m, "attached", &fds[2]);
@@ -62,6 +94,10 @@ static void set_scene(void) {
 }
 
 static void end_scene(void) {
+    struct vb_space *pinned = vb_model_space(m, 3, NULL);
+
+    while (!TAILQ_EMPTY(&pinned->pins))
+        vb_model_unpin(m, TAILQ_FIRST(&pinned->pins));
     vb_model_free(m);
     close(memory_fd);
     if (client_fd >= 0)
@@ -132,6 +168,16 @@ static int op_release(void) {
     return vb_model_release(m, 3, &h, &e);
 }
 
+/* Over three mappings of two memories, with locked pages in the middle of the first already, and with pages that show twice. */
+static int op_pin(void) {
+    struct vb_pin *ret;
+    return vb_model_pin(m, vb_model_space(m, 3, NULL), (struct vb_range){0x1001, 0x2ffff}, 1, NULL, &ret, &e);
+}
+static int op_unpin(void) {
+    vb_model_unpin(m, scene_pin);
+    return 0;
+}
+
 static const struct {
     const char *name;
     int (*run)(void);
@@ -151,9 +197,24 @@ static const struct {
     {"attach", op_attach},
     {"detach", op_detach},
     {"release", op_release},
+    {"pin", op_pin},
+    {"unpin", op_unpin},
 };
 
 /* ---- everything that can be seen, as text ---- */
+
+static uint64_t locked_kib(void) {
+    uint64_t kib = UINT64_MAX;
+    char line[256];
+    FILE *f = fopen("/proc/self/status", "re");
+
+    assert_non_null(f);
+    while (fgets(line, sizeof(line), f))
+        if (strncmp(line, "VmLck:", 6) == 0)
+            sscanf(line + 6, "%" SCNu64, &kib);
+    fclose(f);
+    return kib;
+}
 
 static void picture(char *buf, size_t size) {
     size_t at = 0;
@@ -163,10 +224,15 @@ static void picture(char *buf, size_t size) {
     check_model(m); /* the trees and the page tables agree */
     SAY("used %" PRIu64 " lease %" PRIu64 " mappings %" PRIu64 " objects %zu fds %u\n", m->ledger.used, m->ledger.lease,
         m->mappings, vb_emulated_objects(m->backend), count_fds());
+    SAY("doubled %" PRIu64 " tables %" PRIu64 " pins %u parts %u locked %" PRIu64 " KiB\n", m->ledger.doubled,
+        m->ledger.tables, m->n_pins, m->pin_parts, locked_kib());
     for (i = 0; i < m->memories.n; i++) {
         struct vb_memory *p = m->memories.items[i];
         SAY("memory %u %s fd %d handle %" PRIu64 " mappings %" PRIu64 " covered %" PRIu64 " in %u\n", p->id, p->name,
             p->fd, p->handle, p->mappings, p->charge.mapped.covered, p->charge.mapped.n);
+        if (p->charge.has_pinned && p->charge.pinned.covered)
+            SAY("  pinned %" PRIu64 " in %u, both %" PRIu64 "\n", p->charge.pinned.covered, p->charge.pinned.n,
+                p->charge.both);
     }
     for (i = 0; i < m->devices.n; i++) {
         struct vb_device *p = m->devices.items[i];
@@ -186,25 +252,28 @@ static void picture(char *buf, size_t size) {
     assert_true(at < size);
 }
 
-static void arm(bool calls, uint64_t nth) {
-    if (calls)
+enum what { CALLS, ALLOCATIONS, SYSTEM_CALLS };
+static const char *const what_names[] = {"backend call", "allocation", "mmap or mlock"};
+
+static void arm(enum what what, uint64_t nth) {
+    if (what == CALLS)
         vb_emulated_knobs(m->backend)->fault[VB_EMULATED_ANY] = (struct vb_emulated_fault){.nth = nth, .error = -EIO};
-    else
-        failing_allocation = nth;
-    allocations = 0;
+    allocations = system_calls = 0;
+    failing_allocation = what == ALLOCATIONS ? nth : 0;
+    failing_system_call = what == SYSTEM_CALLS ? nth : 0;
 }
 
-static bool disarm(bool calls, uint64_t nth) {
+static bool disarm(enum what what, uint64_t nth) {
     struct vb_emulated_fault *f = &vb_emulated_knobs(m->backend)->fault[VB_EMULATED_ANY];
-    bool struck = calls ? f->calls >= nth : allocations >= nth;
+    const uint64_t seen = what == CALLS ? f->calls : what == ALLOCATIONS ? allocations : system_calls;
 
-    failing_allocation = 0;
+    failing_allocation = failing_system_call = 0;
     f->nth = 0;
-    return struck;
+    return seen >= nth;
 }
 
 /* Returns how many failures there were. */
-static unsigned sweep(const char *name, int (*run)(void), bool calls) {
+static unsigned sweep(const char *name, int (*run)(void), enum what what) {
     static char before[65536], after[65536], good[65536];
     unsigned failures = 0;
     uint64_t nth;
@@ -219,21 +288,22 @@ static unsigned sweep(const char *name, int (*run)(void), bool calls) {
         set_scene();
         picture(before, sizeof(before));
         memset(&e, 0, sizeof(e));
-        arm(calls, nth);
+        arm(what, nth);
         r = run();
-        struck = disarm(calls, nth);
+        struck = disarm(what, nth);
         picture(after, sizeof(after));
         if (r != 0) {
             failures++;
             assert_true(struck && r == e.code);
-            assert_int_equal(r, calls ? -EIO : -ENOMEM);
+            assert_int_equal(r, what == CALLS ? -EIO : -ENOMEM);
             if (strcmp(before, after) != 0)
-                fail_msg("%s with %s %" PRIu64 " failing: before\n%safter\n%s", name, calls ? "call" : "allocation",
-                         nth, before, after);
+                fail_msg("%s with %s %" PRIu64 " failing: before\n%safter\n%s", name, what_names[what], nth, before,
+                         after);
             assert_int_equal(run(), 0); /* and it can be had afterwards */
             picture(after, sizeof(after));
         }
-        if (!calls || strcmp(name, "attach") != 0) /* an attach succeeds without the usable ranges: asked later */
+        if (what != CALLS ||
+            strcmp(name, "attach") != 0) /* an attach succeeds without the usable ranges: asked later */
             assert_true(r != 0 || !struck || strcmp(name, "detach") == 0 || strcmp(name, "release") == 0);
         if (!struck) {
             assert_int_equal(r, 0);
@@ -245,13 +315,13 @@ static unsigned sweep(const char *name, int (*run)(void), bool calls) {
     }
 }
 
-static void sweep_all(bool calls) {
+static void sweep_all(enum what what) {
     unsigned fds = count_fds(), n, total = 0;
     size_t i;
 
     for (i = 0; i < sizeof(ops) / sizeof(*ops); i++) {
-        n = sweep(ops[i].name, ops[i].run, calls);
-        printf("# %s: %u %s\n", ops[i].name, n, calls ? "calls" : "allocations");
+        n = sweep(ops[i].name, ops[i].run, what);
+        printf("# %s: %s failed %u times\n", ops[i].name, what_names[what], n);
         total += n;
     }
     printf("# %u failures\n", total);
@@ -260,12 +330,17 @@ static void sweep_all(bool calls) {
 
 static void test_each_backend_call(void **state) {
     (void)state;
-    sweep_all(true);
+    sweep_all(CALLS);
 }
 
 static void test_each_allocation(void **state) {
     (void)state;
-    sweep_all(false);
+    sweep_all(ALLOCATIONS);
+}
+
+static void test_each_mmap_and_mlock(void **state) {
+    (void)state;
+    sweep_all(SYSTEM_CALLS);
 }
 
 /* The sweeps above begin with a model; this is how one comes to be. */
@@ -294,6 +369,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_backend_call),
         cmocka_unit_test(test_each_allocation),
+        cmocka_unit_test(test_each_mmap_and_mlock),
         cmocka_unit_test(test_making_a_model),
     };
 
