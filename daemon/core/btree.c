@@ -5,7 +5,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,11 +34,11 @@ static unsigned count_to(const uint64_t *keys, uint64_t n, uint64_t key) {
     return (unsigned)(p - keys) + (*p <= key);
 }
 
-/* A node's keys, all at once: the search would wait for one after the other. */
+/* A whole node at once: search and change would wait for one line of it after the other. */
 static void prefetch(const struct vb_btree_node *p) {
     unsigned i;
 
-    for (i = 0; i < offsetof(struct vb_btree_node, values); i += 64)
+    for (i = 0; i < sizeof(*p); i += 64)
         __builtin_prefetch((const char *)p + i);
 }
 
@@ -127,27 +126,33 @@ static void descend(struct vb_btree *t, unsigned level) {
     t->path[level - 1] = child(p, i);
 }
 
-/* Sets the path to the leaf where `key` belongs; returns how many entries there are at most `key`. The tree is not empty. */
+/* Sets the path to the leaf where `key` belongs, which comes out of memory meanwhile. */
+static void find_leaf(struct vb_btree *t, uint64_t key) {
+    unsigned level;
+
+    if (key >= t->lo && key <= t->hi)
+        return;
+    t->lo = 0;
+    t->hi = UINT64_MAX;
+    t->at[0] = 0;
+    t->path[t->levels - 1] = t->root;
+    for (level = t->levels - 1; level > 0; level--) {
+        t->at[level] = (uint16_t)count_to(t->path[level]->keys + 1, t->path[level]->n - 1, key);
+        descend(t, level);
+        prefetch(t->path[level - 1]);
+    }
+}
+
+/* The path as well, and how many entries of that leaf there are up to `key`. The tree is not empty. */
 static unsigned locate(struct vb_btree *t, uint64_t key) {
     const struct vb_btree_node *leaf;
-    unsigned level, i;
+    unsigned i;
 
-    if (key < t->lo || key > t->hi) {
-        t->lo = 0;
-        t->hi = UINT64_MAX;
-        t->path[t->levels - 1] = t->root;
-        for (level = t->levels - 1; level > 0; level--) {
-            t->at[level] = (uint16_t)count_to(t->path[level]->keys + 1, t->path[level]->n - 1, key);
-            descend(t, level);
-            prefetch(t->path[level - 1]);
-        }
-        return count_to(t->path[0]->keys, t->path[0]->n, key);
-    }
-    /* In order, or again: right here. */
+    find_leaf(t, key);
     leaf = t->path[0];
     i = t->at[0] + 1u;
     if (i <= leaf->n && leaf->keys[i - 1] <= key && (i == leaf->n || leaf->keys[i] > key))
-        return i;
+        return i; /* again, or in order: right here */
     return count_to(leaf->keys, leaf->n, key);
 }
 
@@ -196,15 +201,9 @@ bool vb_btree_seek(struct vb_btree *t, uint64_t key) {
     return before > 0 || step(t, false);
 }
 
-void vb_btree_prefetch(const struct vb_btree *t, uint64_t key) {
-    const struct vb_btree_node *p = t->root;
-    unsigned level;
-
-    if (t->levels < 2 || (key >= t->lo && key <= t->hi))
-        return;
-    for (level = t->levels - 1; level > 0; level--)
-        p = child(p, count_to(p->keys + 1, p->n - 1, key));
-    prefetch(p);
+void vb_btree_expect(struct vb_btree *t, uint64_t key) {
+    if (t->root)
+        find_leaf(t, key);
 }
 
 uint64_t vb_btree_key(const struct vb_btree *t) {

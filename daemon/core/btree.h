@@ -32,8 +32,9 @@ void vb_btree_clear(struct vb_btree *t);
 
 /* To the last entry whose key is at most `key`; where there is none: false, and the cursor is at the first entry, if any. */
 bool vb_btree_seek(struct vb_btree *t, uint64_t key);
-/* Nothing changes; the processor fetches what a seek() will need, while the caller does something else. */
-void vb_btree_prefetch(const struct vb_btree *t, uint64_t key);
+/* A seek() for `key` follows soon: what it needs comes out of memory while the caller does something else. The cursor is
+ * nowhere meanwhile. */
+void vb_btree_expect(struct vb_btree *t, uint64_t key);
 /* False at the end or beginning: the cursor stays. */
 bool vb_btree_next(struct vb_btree *t);
 bool vb_btree_prev(struct vb_btree *t);

@@ -30,8 +30,8 @@ int vb_extents_init(struct vb_extents *x, uint64_t size);
 void vb_extents_fini(struct vb_extents *x);
 
 /* An add() or sub() at this offset follows soon: what it needs may come out of memory meanwhile. */
-static inline void vb_extents_expect(const struct vb_extents *x, uint64_t offset) {
-    vb_btree_prefetch(&x->runs, offset);
+static inline void vb_extents_expect(struct vb_extents *x, uint64_t offset) {
+    vb_btree_expect(&x->runs, offset);
 }
 /* One more mapping of `r` (within the size). ret_new: bytes that no mapping covered before. On failure nothing has
  * changed: -ENOMEM, or -EOVERFLOW with more than VB_EXTENTS_LIVE_MAX mappings. */

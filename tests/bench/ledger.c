@@ -1,11 +1,13 @@
 /* What the ledger costs: mappings that are charged (core/charge.c: extents; core/tables.c; core/ledger.c: reserve and
- * release) against the same mappings in the same interval tree alone (core/mapping.c: allocate, insert, remove, free).
+ * release) against the same mappings in the same interval tree alone (core/mapping.c: allocate and insert; find, remove and
+ * free).
  *
- * Both arms take turns in each round, in one process; figures are medians of the rounds, in nanoseconds for one mapping.
- * Order: mappings come in one random order and go in another, unless the case says "in order"; which offset an IOVA
- * shows is random too. Bytes are what malloc has given out for one mapping (mallinfo2: uordblks and hblkhd, so its own
- * headers are in), with all mappings there, less what was given out before the first. The ledger's lease is larger than
- * all of it: what asking the daemon for more costs is another matter. */
+ * Both arms take turns in each round, in one process; figures are medians of the rounds, in nanoseconds of processor time
+ * for one mapping, as others may share the machine. Mappings come in one random order and go in another, found by their
+ * IOVA as an unmap does, unless the case says "in order"; which offset an IOVA shows is random too. Bytes are what malloc
+ * has given out for one mapping (mallinfo2: uordblks and hblkhd, so its own headers are in), with all mappings there, less
+ * what was given out before the first. The lease is larger than all of it: what asking the daemon for more costs is
+ * another matter. */
 #include <malloc.h>
 #include <stdlib.h>
 #include <time.h>
@@ -30,15 +32,15 @@ static const struct workload {
     {"512 K of 4 KiB, two spaces", 4096, 1 << 19, 1 << 19, 2, false},
 };
 
+struct item {
+    uint64_t iova, offset;
+    unsigned space;
+};
+
 struct run {
     const struct workload *w;
-    unsigned n; /* mappings */
-    struct item {
-        uint64_t iova, offset;
-        unsigned space;
-    } * items;       /* in the order in which they come */
-    unsigned *leave; /* indices of items, in the order in which they go */
-    struct vb_mapping **mappings;
+    unsigned n;            /* mappings */
+    struct item *in, *out; /* all of them, in the order in which they come, and go */
     struct vb_mapping_tree trees[SPACES_MAX];
     struct vb_memory memory;
     struct vb_ledger ledger;
@@ -77,36 +79,35 @@ static unsigned *shuffled(unsigned n) {
 
 static void prepare(struct run *r, const struct workload *w, unsigned divide) {
     const unsigned pieces = w->pieces / divide, stride = w->places / w->pieces;
-    unsigned i, s, *order, *offsets;
+    unsigned i, k, s, *in, *out, *offsets;
 
     *r = (struct run){.w = w, .n = pieces * w->spaces};
     r->memory.page_size = 4096;
-    r->items = need(malloc(r->n * sizeof(*r->items)));
-    r->mappings = need(malloc(r->n * sizeof(*r->mappings)));
-    r->leave = shuffled(r->n);
-    order = shuffled(r->n);
+    r->in = need(malloc(r->n * sizeof(*r->in)));
+    r->out = need(malloc(r->n * sizeof(*r->out)));
+    in = shuffled(r->n);
+    out = shuffled(r->n);
     for (s = 0; s < w->spaces; s++) {
         offsets = shuffled(pieces);
         for (i = 0; i < pieces; i++) {
-            unsigned k = s * pieces + i;
-            struct item *t = &r->items[w->in_order ? k : order[k]];
-
             /* One place of each stride: no two are neighbours when that is large. */
-            *t = (struct item){.iova = (1ull << 40) + i * (uint64_t)stride * w->piece,
-                               .offset = (uint64_t)(w->in_order ? i : offsets[i]) * stride * w->piece,
-                               .space = s};
-            if (w->in_order)
-                r->leave[k] = k;
+            const struct item t = {.iova = (1ull << 40) + i * (uint64_t)stride * w->piece,
+                                   .offset = (uint64_t)(w->in_order ? i : offsets[i]) * stride * w->piece,
+                                   .space = s};
+
+            k = s * pieces + i;
+            r->in[w->in_order ? k : in[k]] = t;
+            r->out[w->in_order ? k : out[k]] = t;
         }
         free(offsets);
     }
-    free(order);
+    free(in);
+    free(out);
 }
 
 static void finish(struct run *r) {
-    free(r->items);
-    free(r->leave);
-    free(r->mappings);
+    free(r->in);
+    free(r->out);
 }
 
 static struct vb_mapping *new_mapping(struct run *r, const struct item *t) {
@@ -118,34 +119,35 @@ static struct vb_mapping *new_mapping(struct run *r, const struct item *t) {
     return m;
 }
 
-static void come_charged(struct run *r, unsigned i) {
-    const struct item *t = &r->items[i];
-    struct vb_mapping *m = new_mapping(r, t);
+static struct vb_mapping *find(struct run *r, const struct item *t) {
+    struct vb_mapping *m = vb_mapping_first(&r->trees[t->space], (struct vb_range){t->iova, t->iova});
+
+    if (!m || m->offset != t->offset)
+        bench_die("a mapping is lost");
+    return m;
+}
+
+static void charge(struct run *r, const struct item *t) {
     struct vb_cost c;
 
-    if (vb_mapping_charge(&r->trees[t->space], m, &c) || vb_ledger_reserve(&r->ledger, c, NULL))
-        bench_die("mapping %u is refused", i);
-    r->mappings[i] = m;
+    if (vb_mapping_charge(&r->trees[t->space], new_mapping(r, t), &c) || vb_ledger_reserve(&r->ledger, c, NULL))
+        bench_die("a mapping is refused");
 }
-static void go_charged(struct run *r, unsigned i) {
-    struct vb_mapping *m = r->mappings[i];
+static void uncharge(struct run *r, const struct item *t) {
+    struct vb_mapping *m = find(r, t);
 
-    vb_ledger_release(&r->ledger, vb_mapping_uncharge(&r->trees[r->items[i].space], m));
+    vb_ledger_release(&r->ledger, vb_mapping_uncharge(&r->trees[t->space], m));
     vb_mapping_free(m);
 }
 
-static void come_alone(struct run *r, unsigned i) {
-    const struct item *t = &r->items[i];
-    struct vb_mapping *m = new_mapping(r, t);
-
-    if (vb_mapping_insert(&r->trees[t->space], m))
-        bench_die("mapping %u is refused", i);
-    r->mappings[i] = m;
+static void insert(struct run *r, const struct item *t) {
+    if (vb_mapping_insert(&r->trees[t->space], new_mapping(r, t)))
+        bench_die("a mapping is refused");
 }
-static void go_alone(struct run *r, unsigned i) {
-    struct vb_mapping *m = r->mappings[i];
+static void remove_alone(struct run *r, const struct item *t) {
+    struct vb_mapping *m = find(r, t);
 
-    vb_mapping_remove(&r->trees[r->items[i].space], m);
+    vb_mapping_remove(&r->trees[t->space], m);
     vb_mapping_free(m);
 }
 
@@ -162,7 +164,8 @@ static double given_out(void) {
     return (double)i.uordblks + (double)i.hblkhd;
 }
 
-static struct figures measure(struct run *r, void (*come)(struct run *, unsigned), void (*go)(struct run *, unsigned)) {
+static struct figures measure(struct run *r, void (*come)(struct run *, const struct item *),
+                              void (*go)(struct run *, const struct item *)) {
     const uint64_t size = r->w->places * r->w->piece;
     struct figures f;
     uint64_t t;
@@ -174,14 +177,14 @@ static struct figures measure(struct run *r, void (*come)(struct run *, unsigned
     f.bytes = given_out();
     t = cpu_now();
     for (i = 0; i < r->n; i++)
-        come(r, i);
+        come(r, &r->in[i]);
     f.come = (double)(cpu_now() - t) / r->n;
     f.bytes = (given_out() - f.bytes) / r->n;
-    if (come == come_charged && r->ledger.used != (uint64_t)r->n / r->w->spaces * r->w->piece)
+    if (come == charge && r->ledger.used != (uint64_t)r->n / r->w->spaces * r->w->piece)
         bench_die("%llu bytes are charged", (unsigned long long)r->ledger.used);
     t = cpu_now();
     for (i = 0; i < r->n; i++)
-        go(r, r->leave[i]);
+        go(r, &r->out[i]);
     f.go = (double)(cpu_now() - t) / r->n;
     if (r->ledger.used || r->ledger.tables || r->memory.charge.mapped.n != 1)
         bench_die("something stays charged");
@@ -197,9 +200,9 @@ static void run(struct bench *b, const struct workload *w, unsigned rounds, unsi
 
     prepare(&r, w, divide);
     for (i = 0; i < rounds; i++) {
-        f = measure(&r, come_charged, go_charged);
+        f = measure(&r, charge, uncharge);
         come[0][i] = f.come, go[0][i] = f.go, bytes[0] = f.bytes;
-        f = measure(&r, come_alone, go_alone);
+        f = measure(&r, insert, remove_alone);
         come[1][i] = f.come, go[1][i] = f.go, bytes[1] = f.bytes;
     }
     finish(&r);

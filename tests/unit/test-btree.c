@@ -58,7 +58,7 @@ static void check_seek(unsigned k, uint64_t stride, uint64_t start) {
         return; /* beyond the 64 bits */
     while (i > 0 && !in[i - 1])
         i--;
-    vb_btree_prefetch(&t, key);
+    vb_btree_expect(&t, key);
     assert_int_equal(vb_btree_seek(&t, key), i > 0);
     if (i > 0)
         assert_int_equal(vb_btree_key(&t), key_of(i - 1, stride, start));
