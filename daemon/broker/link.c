@@ -99,9 +99,11 @@ static void lost(struct vb_link *l, int error) {
 static bool paused(struct vb_link *l) {
     uint64_t now = vb_now_ms();
 
-    if (now / 1000 != l->second) {
+    if (now / 1000 != l->second) { /* a costly call may have used up the shares of several */
+        uint64_t share = (now / 1000 - l->second) * VB_CALLS_PER_SECOND;
+
         l->second = now / 1000;
-        l->messages = 0;
+        l->messages = l->messages > share ? l->messages - (unsigned)share : 0;
     }
     if (l->messages < VB_CALLS_PER_SECOND) {
         l->messages++;

@@ -35,19 +35,22 @@ static int again(struct vb_memory *m, const struct vb_memory *now, struct vb_err
     return 0;
 }
 
+static int room(struct vb_model *m, struct vb_error *e) {
+    int r = vb_table_reserve(&m->memories);
+
+    if (r == -ENOSPC) {
+        vb_error_limit(e, 1, m->memories.n, VB_MEMORIES_MAX, "memories of a session");
+        return vb_refuse(e, VB_LIMIT, "a session registers at most %u memories; unregister one", VB_MEMORIES_MAX);
+    }
+    return r < 0 ? vb_fail(e, r, "memory table") : 0;
+}
+
 int vb_model_register(struct vb_model *m, int fd_consumed, bool writable, const char *name,
                       struct vb_memory **ret_memory, struct vb_error *e) {
     VB_FD int fd = fd_consumed;
     struct vb_memory *memory, *other;
     int r;
 
-    r = vb_table_reserve(&m->memories);
-    if (r == -ENOSPC) {
-        vb_error_limit(e, 1, m->memories.n, VB_MEMORIES_MAX, "memories of a session");
-        return vb_refuse(e, VB_LIMIT, "a session registers at most %u memories; unregister one", VB_MEMORIES_MAX);
-    }
-    if (r < 0)
-        return vb_fail(e, r, "memory table");
     r = vb_memory_open(vb_steal_fd(&fd), writable, name, &memory, e);
     if (r != 0)
         return r;
@@ -59,7 +62,7 @@ int vb_model_register(struct vb_model *m, int fd_consumed, bool writable, const 
             *ret_memory = other;
             return 0;
         }
-    } else {
+    } else if ((r = room(m, e)) == 0) {
         const struct vb_memory_desc d = {.fd = memory->fd, .size = memory->size, .writable = writable};
 
         r = m->backend->ops->memory_add(m->backend, &d, &memory->handle, e);

@@ -45,17 +45,25 @@ static struct vb_error *fresh(void) {
 static void test_register(void **state) {
     struct vb_memory *a = NULL, *b = NULL;
     int fd = make_memory(MIB);
+    uint64_t i;
 
     (void)state;
     assert_int_equal(vb_model_register(m, dup(fd), true, "pc.ram", &a, fresh()), 0);
     assert_int_equal(a->id, 1);
     assert_int_equal(m->ledger.used, 0);
-    REFUSED(vb_model_register(m, dup(fd), true, "again", &b, fresh()), VB_BUSY, "memory 1", "pc.ram");
-    REFUSED(vb_model_register(m, reopen(fd, O_RDWR), true, NULL, &b, fresh()), VB_BUSY, "memory 1");
-    assert_null(b);
+    assert_int_equal(vb_model_register(m, dup(fd), true, "again", &b, fresh()), 0); /* found again */
+    assert_true(b == a && a->registered == 2);
+    assert_int_equal(vb_model_register(m, reopen(fd, O_RDWR), true, NULL, &b, fresh()), 0);
+    assert_true(b == a && a->registered == 3);
+    assert_int_equal(vb_model_unregister(m, 1, fresh()), 0);
+    assert_int_equal(vb_model_unregister(m, 1, fresh()), 0);
     assert_int_equal(vb_model_register(m, dup(fd), false, NULL, &b, fresh()), 0); /* other access, own slot */
     assert_int_equal(b->id, 2);
-    REFUSED(vb_model_register(m, dup(fd), false, NULL, &b, fresh()), VB_BUSY, "memory 2");
+    assert_int_equal(ftruncate(fd, 2 * MIB), 0);
+    for (i = 0; i < MIB; i += 4096)
+        assert_int_equal(pwrite(fd, "x", 1, (off_t)(MIB + i)), 1);
+    REFUSED(vb_model_register(m, dup(fd), false, NULL, &b, fresh()), VB_BUSY, "memory 2", "1 MiB", "2 MiB");
+    assert_int_equal(ftruncate(fd, MIB), 0);
     assert_int_equal(vb_model_unregister(m, 1, fresh()), 0);
     REFUSED(vb_model_unregister(m, 1, fresh()), VB_NOT_FOUND, "memory 1");
     assert_int_equal(vb_model_register(m, dup(fd), true, "later", &a, fresh()), 0);
@@ -72,6 +80,9 @@ static void test_too_many_memories(void **state) {
     for (i = 0; i < VB_MEMORIES_MAX; i++)
         add_memory(m, 4096);
     REFUSED(vb_model_register(m, make_memory(4096), true, NULL, &memory, fresh()), VB_LIMIT, "256");
+    memory = m->memories.items[16]; /* one that is there is found all the same */
+    assert_int_equal(vb_model_register(m, dup(memory->fd), true, NULL, &memory, NULL), 0);
+    assert_int_equal(vb_model_unregister(m, memory->id, NULL), 0);
     assert_true(e.limit.set && e.limit.used == 256 && e.limit.limit == 256);
     assert_int_equal(vb_model_unregister(m, 17, fresh()), 0);
     add_memory(m, 4096);
