@@ -271,7 +271,6 @@ void client_main(struct user *u) {
     u->sibling_fd = -1;
     u->doing = "set up";
     host_setup(u);
-    host_limit(u, options->memlock);
     pinner_start(u);
     for (u->round = 0; u->round < options->rounds; u->round++) {
         const uint64_t end = options->operations / options->clients * (u->round + 1) / options->rounds;
@@ -279,8 +278,10 @@ void client_main(struct user *u) {
 
         pthread_barrier_wait(&u->board->barrier); /* all devices are given back */
         deal(u);
-        if (!u->c)
+        if (!u->c) {
+            host_low_limit(u); /* else the first lease is all that it ever needs */
             join(u);
+        }
         while (u->operation < end)
             step(u, total);
         back = last || !chance(u, 3);

@@ -137,13 +137,20 @@ void host_limit(struct user *u, uint64_t bytes) {
     u->o.limit = l.rlim_cur;
 }
 
-/* Somewhere between next to nothing and half of all memories, or all that we may have. */
-enum outcome do_limit(struct user *u) {
+/* Somewhere between next to nothing and half of all memories. */
+void host_low_limit(struct user *u) {
     uint64_t pages = 0;
 
     for (unsigned f = 0; f < O_FILES; f++)
         pages += 2 * u->o.files[f].n;
-    host_limit(u, chance(u, 6) ? u->options->memlock : (pages / 32 + below(u, pages / 2)) * O_PAGE);
+    host_limit(u, (pages / 32 + below(u, pages / 2)) * O_PAGE);
+}
+
+enum outcome do_limit(struct user *u) {
+    if (chance(u, 10))
+        host_limit(u, u->options->memlock);
+    else
+        host_low_limit(u);
     doing(u, "limit of %" PRIu64 " bytes", u->o.limit);
     return DONE;
 }

@@ -164,6 +164,7 @@ enum outcome do_own_lock(struct user *u);
 void host_setup(struct user *u);
 void host_populate(struct user *u, unsigned file, uint64_t first, uint64_t n);
 void host_limit(struct user *u, uint64_t bytes);
+void host_low_limit(struct user *u);
 /* Finds the process that serves us. */
 void host_find_session(struct user *u);
 /* VmPin and VmLck of it, bytes. */
