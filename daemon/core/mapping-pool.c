@@ -1,6 +1,7 @@
 #include "core/mapping-pool.h"
 
 #include <assert.h>
+#include <malloc.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -8,6 +9,7 @@
 #include "core/mapping.h"
 
 #define PER_CHUNK 101
+#define MANY      256 /* chunks: 1 MiB */
 #define WORDS     ((PER_CHUNK + 63) / 64)
 
 struct vb_mapping_chunk {
@@ -38,6 +40,8 @@ static struct vb_mapping_chunk *new_chunk(struct vb_mapping_pool *p) {
     if (!c)
         return NULL;
     c->pool = p;
+    if (++p->chunks > p->most)
+        p->most = p->chunks;
     c->free[0] = UINT64_MAX;
     c->free[1] = (1ull << (PER_CHUNK - 64)) - 1;
     LIST_INSERT_HEAD(&p->roomy, c, link);
@@ -59,6 +63,19 @@ struct vb_mapping *vb_mapping_pool_new(struct vb_mapping_pool *p) {
     return &c->slots[slot];
 }
 
+/* Whatever is allocated behind the chunks keeps free() from giving them to the system. Extents have shrunk by now too. */
+static void free_chunk(struct vb_mapping_chunk *c) {
+    struct vb_mapping_pool *p = c->pool;
+
+    LIST_REMOVE(c, link);
+    free(c);
+    if (--p->chunks > 0)
+        return;
+    if (p->most >= MANY)
+        malloc_trim(0);
+    p->most = 0;
+}
+
 void vb_mapping_pool_free(struct vb_mapping *m) {
     struct vb_mapping_chunk *c = chunk_of(m);
 
@@ -66,10 +83,8 @@ void vb_mapping_pool_free(struct vb_mapping *m) {
     if (none(c))
         LIST_INSERT_HEAD(&c->pool->roomy, c, link);
     c->free[m->slot / 64] |= 1ull << m->slot % 64;
-    if (all(c)) {
-        LIST_REMOVE(c, link);
-        free(c);
-    }
+    if (all(c))
+        free_chunk(c);
 }
 
 struct vb_mapping_pool *vb_mapping_pool_of(const struct vb_mapping *m) {

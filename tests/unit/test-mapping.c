@@ -111,12 +111,23 @@ static uint64_t given_out(void) {
     return i.uordblks + i.hblkhd;
 }
 
+static uint64_t resident_size(void) {
+    FILE *f = fopen("/proc/self/statm", "re");
+    unsigned long pages = 0;
+
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%*u %lu", &pages), 1);
+    fclose(f);
+    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 /* A few cost little, many cost little each, and when they are gone everything is. */
 static void test_memory(void **state) {
     enum { MANY = 100000 };
     static struct vb_mapping *m[MANY];
     struct vb_mapping_tree t = {.pool = {{0}}};
-    uint64_t before;
+    uint64_t before, resident;
+    void *behind;
     unsigned i, k;
 
     (void)state;
@@ -135,6 +146,8 @@ static void test_memory(void **state) {
         assert_int_equal(vb_mapping_insert(&t, m[i]), 0);
     }
     assert_in_range(given_out() - before, 56 * MANY, 60 * MANY);
+    resident = resident_size();
+    behind = malloc(500);
     for (i = MANY; i > 0; i--) {
         k = random_below(i);
         vb_mapping_remove(&t, m[k]);
@@ -151,6 +164,8 @@ static void test_memory(void **state) {
                 vb_mapping_free(some[k]);
         }
     }
+    assert_in_range(resident - resident_size(), 50 * MANY, 60 * MANY); /* the system has it, whatever lies behind */
+    free(behind);
     assert_in_range(given_out(), before, before + CACHED);
 }
 
