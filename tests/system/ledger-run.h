@@ -1,10 +1,13 @@
 /* The randomised run of the ledger: several clients do random things, most of them sensible, and after each operation the
  * answer, vfb_usage(), and VmPin and VmLck of the session are compared with what the oracle says, exactly.
  *
- * ledger-run.c starts the clients, each a process and user of its own, and adds up; ledger-client.c is the life of one;
- * ledger-calls.c and ledger-host.c are the operations, on the broker and behind its back. A client knows no answer but the
- * oracle's. What it does depends on seed and number alone, so a failure can be had again; when a device becomes free after its release, and
- * when idle lease is given back, does not. */
+ * Each client is a process and a user of its own. It has the session that is compared, a second one of the same account
+ * (ledger-sibling.c), and another client that pins in its spaces (ledger-pinner.c). ledger-run.c starts the clients and
+ * adds up; ledger-client.c is the life of one, ledger-judge.c compares; ledger-calls.c, -maps.c, -devices.c and -pins.c are
+ * the operations on the broker, ledger-host.c those behind its back.
+ *
+ * What a client does follows from seed and number alone, so a failure can be had again; but not how soon a device is free
+ * after its release, nor when idle lease is given back. */
 #ifndef VB_TESTS_LEDGER_RUN_H
 #define VB_TESTS_LEDGER_RUN_H
 
@@ -98,6 +101,8 @@ extern const unsigned n_operations;
 
 /* ---- ledger-client.c ---- */
 void client_main(struct user *u);
+
+/* ---- ledger-judge.c ---- */
 uint64_t below(struct user *u, uint64_t n);
 bool chance(struct user *u, unsigned of);
 /* Ends the process: something is not as predicted. */
@@ -111,12 +116,14 @@ void compare(struct user *u);
 void equal(struct user *u, const char *what, uint64_t is, uint64_t expected);
 
 /* ---- ledger-calls.c: on the broker ---- */
+uint32_t pick_memory(struct user *u);
 uint32_t pick_space(struct user *u);
 const struct oracle_mapping *pick_mapping(struct user *u, uint32_t space);
 enum outcome do_register(struct user *u);
 enum outcome do_unregister(struct user *u);
 enum outcome do_space_create(struct user *u);
 enum outcome do_space_destroy(struct user *u);
+/* ledger-maps.c */
 enum outcome do_map(struct user *u);
 enum outcome do_map_batch(struct user *u);
 enum outcome do_unmap(struct user *u);
