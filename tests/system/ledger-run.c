@@ -111,12 +111,17 @@ static void print_mix(const struct options *options, const struct board *board, 
 }
 
 static void parse(struct options *o, int argc, char **argv) {
-    static const struct option long_options[] = {
-        {"operations", required_argument, NULL, 'o'}, {"rounds", required_argument, NULL, 'r'},
-        {"clients", required_argument, NULL, 'c'},    {"seed", required_argument, NULL, 's'},
-        {"page-size", required_argument, NULL, 'p'},  {"ctl", required_argument, NULL, 't'},
-        {"device", required_argument, NULL, 'd'},     {"first-uid", required_argument, NULL, 'u'},
-        {"memlock", required_argument, NULL, 'm'},    {NULL, 0, NULL, 0}};
+    static const struct option long_options[] = {{"operations", required_argument, NULL, 'o'},
+                                                 {"rounds", required_argument, NULL, 'r'},
+                                                 {"clients", required_argument, NULL, 'c'},
+                                                 {"seed", required_argument, NULL, 's'},
+                                                 {"page-size", required_argument, NULL, 'p'},
+                                                 {"ctl", required_argument, NULL, 't'},
+                                                 {"device", required_argument, NULL, 'd'},
+                                                 {"first-uid", required_argument, NULL, 'u'},
+                                                 {"memlock", required_argument, NULL, 'm'},
+                                                 {"no-locks", no_argument, NULL, 'n'},
+                                                 {NULL, 0, NULL, 0}};
     int c;
 
     while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1) {

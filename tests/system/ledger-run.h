@@ -34,6 +34,7 @@ struct options {
     unsigned n_devices;
     uid_t first_uid; /* clients are this user and the next ones; 0: whoever we are */
     uint64_t memlock;
+    bool no_locks; /* the daemon's mlock() does nothing: AddressSanitizer */
 };
 
 struct tally {
