@@ -238,12 +238,18 @@ int vb_lease_adopt(struct vb_record *r, uint64_t bytes, uint64_t doubled, struct
 void vb_call_lease(struct vb_record *r, const VfioBrokerInternal__Call *call) {
     const VfioBrokerInternal__LeaseWant *w = call->lease;
     struct vb_error e = {.code = 0};
+    const struct vb_lease *l;
+    unsigned n = 0;
 
     if (!r->lease.account) {
         vb_refuse(&e, VB_DENIED, "session %u has no client any more: it gets no lease", r->id);
         vb_answer_error(r, call->serial, &e);
         return;
     }
+    LIST_FOREACH (l, &r->lease.account->leases, entry) {
+        n++;
+    }
+    vb_link_charge(&r->link, n / 16); /* a file of /proc for each client process: 20 us */
     vb_account_want(&r->lease, call->serial, w->need, w->wish, w->doubled);
 }
 

@@ -58,6 +58,10 @@ static void test_what_is_malformed(void **state) {
     VfioBrokerInternal__ToDaemon m = VFIO_BROKER_INTERNAL__TO_DAEMON__INIT;
     VfioBrokerInternal__Call call = VFIO_BROKER_INTERNAL__CALL__INIT;
     VfioBrokerInternal__Holding holding = VFIO_BROKER_INTERNAL__HOLDING__INIT;
+    VfioBrokerInternal__LeaseGive give = {PROTOBUF_C_MESSAGE_INIT(&vfio_broker_internal__lease_give__descriptor),
+                                          UINT64_MAX, UINT64_MAX, true};
+    VfioBrokerInternal__TokenRedeem redeem = VFIO_BROKER_INTERNAL__TOKEN_REDEEM__INIT;
+    uint8_t secret[VB_TOKEN_SIZE + 1] = {0};
     char long_address[VB_ADDRESS_MAX + 2];
     (void)state;
 
@@ -69,6 +73,21 @@ static void test_what_is_malformed(void **state) {
     m.holding = &holding;
     assert_true(accepts(&m, 0));
     assert_false(accepts(&m, 1)); /* a fd that it does not carry */
+    m.body_case = VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_LEASE_GIVE;
+    m.lease_give = &give;
+    assert_true(accepts(&m, 0)); /* whether it has that much is the account's affair */
+    assert_false(accepts(&m, 1));
+    m.body_case = VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_CALL;
+    m.call = &call;
+    call.body_case = VFIO_BROKER_INTERNAL__CALL__BODY_TOKEN_REDEEM;
+    call.token_redeem = &redeem;
+    redeem.secret.data = secret;
+    for (size_t n = VB_TOKEN_SIZE - 1; n <= VB_TOKEN_SIZE + 1; n++) {
+        redeem.secret.len = n;
+        assert_int_equal(accepts(&m, 0), n == VB_TOKEN_SIZE);
+    }
+    redeem.secret.len = VB_TOKEN_SIZE;
+    assert_false(accepts(&m, 1));
     memset(long_address, 'a', sizeof long_address - 1);
     long_address[sizeof long_address - 1] = 0;
     assert_false(accepts_open("", 0));
