@@ -48,7 +48,8 @@ int vb_access_expect(struct vb_pending *p, const VfioBrokerInternal__ToOwner *m)
     p->ids = malloc(p->n * sizeof *p->ids + 1);
     if (!p->ids)
         return -ENOMEM;
-    memcpy(p->ids, m->unpin->pins, p->n * sizeof *p->ids);
+    if (p->n) /* else there is nothing to copy from; the owner refuses */
+        memcpy(p->ids, m->unpin->pins, p->n * sizeof *p->ids);
     return 0;
 }
 
