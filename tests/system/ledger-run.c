@@ -146,6 +146,9 @@ static void parse(struct options *o, int argc, char **argv) {
         case 'u':
             o->first_uid = (uid_t)n;
             break;
+        case 'n':
+            o->no_locks = true;
+            break;
         case 'p':
             o->page_size = optarg;
             break;
