@@ -28,23 +28,23 @@
 #define VB_MAPPINGS_MAX     4194304u /* policy cannot grant more: 80 bytes each in us, about 200 in the kernel */
 #define VB_IOMMUFD_IDS      4096u /* object ids of one iommufd context: IOAS, HWPT and device objects of the limits above */
 
-#define VB_REGISTERED_MAX   65536u /* registrations of one file with one access */
-#define VB_TOKENS_MAX       64u
-#define VB_TOKEN_SIZE       40u   /* bytes of a token's secret: 4 name the session, 4 the token, 32 are random */
-#define VB_ACCESSES_MAX     64u   /* of others to one session, and of one session to others */
-#define VB_PINS_MAX         4096u /* of others on one session */
-#define VB_PIN_PARTS_MAX    16384u /* mappings under all pins: each locked run costs up to two VMAs (vm.max_map_count) */
-#define VB_PIN_BYTES        (1ull << 30) /* that one Pin makes the owner's session lock: some 50 ms; hugetlb needs no lock */
-#define VB_PIN_BATCH        64u   /* entries of one Pin */
-#define VB_PIN_SEGMENTS     16u   /* mappings that one pin may touch */
-#define VB_PARKED_MAX       64u   /* requests that wait for somebody else; as many as the library sends */
+#define VB_REGISTERED_MAX 65536u /* registrations of one file with one access */
+#define VB_TOKENS_MAX     64u
+#define VB_TOKEN_SIZE     40u    /* bytes of a token's secret: 4 name the session, 4 the token, 32 are random */
+#define VB_ACCESSES_MAX   64u    /* of others to one session, and of one session to others */
+#define VB_PINS_MAX       4096u  /* of others on one session */
+#define VB_PIN_PARTS_MAX  16384u /* mappings under all pins: each locked run costs up to two VMAs (vm.max_map_count) */
+#define VB_PIN_BYTES      (1ull << 30) /* that one Pin makes the owner's session lock: some 50 ms; hugetlb needs no lock */
+#define VB_PIN_BATCH      64u          /* entries of one Pin */
+#define VB_PIN_SEGMENTS   16u          /* mappings that one pin may touch */
+#define VB_PARKED_MAX     64u          /* requests that wait for somebody else; as many as the library sends */
 
 /* ---- the ledger ---- */
-#define VB_LEASE_SLACK       (64ull << 20) /* a session wishes for that much more than it needs */
-#define VB_LEASE_IDLE_MS     2000          /* and gives back what was idle for so long */
-#define VB_RECLAIM_MS        500           /* other sessions of an account have that long to give back */
-#define VB_TABLES_BASE       (64ull << 20) /* tables_max, unless policy says more: this, and the limit / 32 */
-#define VB_INVALIDATE_MS     2000          /* a pinner has that long to unpin */
+#define VB_LEASE_SLACK   (64ull << 20) /* a session wishes for that much more than it needs */
+#define VB_LEASE_IDLE_MS 2000          /* and gives back what was idle for so long */
+#define VB_RECLAIM_MS    500           /* other sessions of an account have that long to give back */
+#define VB_TABLES_BASE   (64ull << 20) /* tables_max, unless policy says more: this, and the limit / 32 */
+#define VB_INVALIDATE_MS 2000          /* a pinner has that long to unpin */
 
 /* ---- daemon ---- */
 #define VB_SESSIONS_DEFAULT  16u   /* of one uid; policy: "sessions" */

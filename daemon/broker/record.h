@@ -46,7 +46,7 @@ struct vb_record {
     struct vb_policy *policy;     /* in force when it started; owns `grant` */
     const struct vb_grant *grant; /* NULL: none any more */
     struct vb_lease lease;        /* without an account: pays nothing any more */
-    unsigned n_asked; /* questions that wait for its answer */
+    unsigned n_asked;             /* questions that wait for its answer */
 
     /* what it leaves */
     int iommufd;            /* a dup of its context; -1: none */

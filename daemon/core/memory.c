@@ -199,10 +199,9 @@ int vb_memory_lock(struct vb_memory *m, struct vb_range r, struct vb_error *e) {
     if (mlock((char *)m->resident + r.first, vb_range_size(r)) == 0)
         return 0;
     err = errno; /* what is new may be locked without being present: the caller unlocks it */
-    return vb_fail(e, -err, "keeping 0x%" PRIx64 "-0x%" PRIx64 " of memory %" PRIu32 " resident%s", r.first, r.last,
-                   m->id,
-                   err == ENOMEM || err == EAGAIN ? " (the session's RLIMIT_MEMLOCK, missing pages, or no memory)"
-                                                  : "");
+    return vb_fail(
+        e, -err, "keeping 0x%" PRIx64 "-0x%" PRIx64 " of memory %" PRIu32 " resident%s", r.first, r.last, m->id,
+        err == ENOMEM || err == EAGAIN ? " (the session's RLIMIT_MEMLOCK, missing pages, or no memory)" : "");
 }
 
 void vb_memory_unlock(struct vb_memory *m, struct vb_range r) {

@@ -30,8 +30,8 @@ struct vb_memory {
     uint64_t present;   /* st_blocks*512 at registration, at most size: fewer later means that pages were taken out */
     dev_t dev;
     ino_t ino;
-    uint64_t mappings; /* that refer to it, over all spaces, pending ones included */
-    uint64_t checked;  /* when it was looked at last: see model-map.c */
+    uint64_t mappings;   /* that refer to it, over all spaces, pending ones included */
+    uint64_t checked;    /* when it was looked at last: see model-map.c */
     uint32_t registered; /* how often by the client: one unregisters as often */
     struct vb_charge charge;
     vb_handle handle; /* of the backend */

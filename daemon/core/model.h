@@ -21,9 +21,9 @@ struct vb_space {
     uint32_t id;
     char name[VB_NAME_MAX + 1];
     struct vb_mapping_tree tree;
-    uint64_t mappings;         /* without pending ones */
-    uint64_t mapped_bytes;     /* each alias counted */
-    uint32_t devices;          /* attached */
+    uint64_t mappings;     /* without pending ones */
+    uint64_t mapped_bytes; /* each alias counted */
+    uint32_t devices;      /* attached */
     uint32_t n_pins;
     struct vb_pin_list pins;
     struct vb_space_info info; /* usable ranges and page sizes, asked again after each attach and detach */
@@ -47,8 +47,8 @@ struct vb_device {
 struct vb_model {
     struct vb_backend *backend; /* owned */
     struct vb_ledger ledger;
-    uint64_t mappings;        /* of all spaces, pending ones included */
-    uint64_t mappings_max;    /* policy */
+    uint64_t mappings;     /* of all spaces, pending ones included */
+    uint64_t mappings_max; /* policy */
     uint32_t n_pins, pin_parts, last_pin;
     uint64_t batch;           /* number of the last look at memories: see model-map.c */
     struct vb_table memories; /* struct vb_memory */

@@ -8,11 +8,11 @@
 struct vb_request {
     const VfioBroker__Request *msg;
     const struct vb_packet *packet; /* it came in */
-    int fd;                  /* the one that came with it, if its row wants one: the op takes it (sets -1) */
-    VfioBroker__Reply reply; /* body set by the op; everything in it lives in session->client.arena */
-    int reply_fd;            /* to go with the reply, owned by the request, or -1 */
-    bool deferred;           /* it is answered later: see pins.h */
-    bool fatal;              /* the connection ends after the reply */
+    int fd;                         /* the one that came with it, if its row wants one: the op takes it (sets -1) */
+    VfioBroker__Reply reply;        /* body set by the op; everything in it lives in session->client.arena */
+    int reply_fd;                   /* to go with the reply, owned by the request, or -1 */
+    bool deferred;                  /* it is answered later: see pins.h */
+    bool fatal;                     /* the connection ends after the reply */
 };
 
 /* 0, negative errno or vb_code with `e` filled in. An op that has nothing to tell leaves the reply at Done. */

@@ -18,7 +18,7 @@ static struct vb_mapping *new_mapping(struct vb_mapping_tree *t, struct vb_range
 }
 
 static void test_ends_of_the_address_space(void **state) {
-    struct vb_mapping_tree t = {.pool = {{0}}};
+    struct vb_mapping_tree t = {.pool = {.chunks = 0}};
     struct vb_mapping *low, *high, *all;
 
     (void)state;
@@ -47,7 +47,7 @@ static void test_ends_of_the_address_space(void **state) {
 }
 
 static void one_run(uint64_t unit, uint64_t start) {
-    struct vb_mapping_tree t = {.pool = {{0}}};
+    struct vb_mapping_tree t = {.pool = {.chunks = 0}};
     struct vb_mapping *m[N] = {NULL};
     unsigned step, i;
 
@@ -125,7 +125,7 @@ static uint64_t resident_size(void) {
 static void test_memory(void **state) {
     enum { MANY = 100000 };
     static struct vb_mapping *m[MANY];
-    struct vb_mapping_tree t = {.pool = {{0}}};
+    struct vb_mapping_tree t = {.pool = {.chunks = 0}};
     uint64_t before, resident;
     void *behind;
     unsigned i, k;
