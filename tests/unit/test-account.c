@@ -501,18 +501,18 @@ static void test_limits_of_a_process(void **state) {
 }
 
 static void test_proc_of_ourselves(void **state) {
-    struct vb_proc_status s;
+    struct vb_proc_status status;
     uint64_t start = 0, limit;
     char comm[VB_COMM_SIZE];
     struct rlimit rl;
     void *p = mmap(NULL, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     (void)state;
 
-    assert_int_equal(vb_proc_status("/proc", getpid(), &s), 0);
-    uint64_t before = s.locked;
-    assert_int_equal(s.uid, getuid());
-    assert_int_equal(s.euid, geteuid());
-    assert_int_equal(s.parent, getppid());
+    assert_int_equal(vb_proc_status("/proc", getpid(), &status), 0);
+    uint64_t before = status.locked;
+    assert_int_equal(status.uid, getuid());
+    assert_int_equal(status.euid, geteuid());
+    assert_int_equal(status.parent, getppid());
     if (syscall(SYS_mlock, p, 65536) == 0) { /* the function does nothing under AddressSanitizer */
         assert_int_equal(vb_proc_status("/proc", getpid(), &s), 0);
         assert_int_equal(s.locked, before + 65536);
