@@ -514,8 +514,8 @@ static void test_proc_of_ourselves(void **state) {
     assert_int_equal(status.euid, geteuid());
     assert_int_equal(status.parent, getppid());
     if (syscall(SYS_mlock, p, 65536) == 0) { /* the function does nothing under AddressSanitizer */
-        assert_int_equal(vb_proc_status("/proc", getpid(), &s), 0);
-        assert_int_equal(s.locked, before + 65536);
+        assert_int_equal(vb_proc_status("/proc", getpid(), &status), 0);
+        assert_int_equal(status.locked, before + 65536);
     }
     munmap(p, 65536);
     assert_int_equal(vb_proc_start_time("/proc", getpid(), &start), 0);
@@ -527,7 +527,7 @@ static void test_proc_of_ourselves(void **state) {
     assert_int_equal(getrlimit(RLIMIT_MEMLOCK, &rl), 0);
     assert_true(limit == rl.rlim_cur);
     assert_int_equal(vb_proc_start_time("/proc", 0x3fffffff, &start), -ENOENT);
-    assert_int_equal(vb_proc_status("/proc", 0x3fffffff, &s), -ENOENT);
+    assert_int_equal(vb_proc_status("/proc", 0x3fffffff, &status), -ENOENT);
     vb_proc_comm("/proc", 0x3fffffff, comm);
     assert_string_equal(comm, "?");
 }
