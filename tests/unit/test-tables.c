@@ -47,7 +47,7 @@ static uint64_t expected(struct vb_mapping *const *m, unsigned n) {
 /* `start`: of the IOVAs; the last of them may be 2^64-1. */
 static void one_run(uint64_t start, uint64_t unit, unsigned longest, unsigned steps) {
     struct vb_memory small = {.page_size = 4096}, large = {.page_size = 2 * MIB};
-    struct vb_mapping_tree t = {.pool = {{0}}};
+    struct vb_mapping_tree t = {.pool = {.chunks = 0}};
     struct vb_mapping *m[LIVE], *p;
     uint64_t sum = 0, first, n_units;
     unsigned n = 0, step, k;
