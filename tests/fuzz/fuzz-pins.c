@@ -79,6 +79,10 @@ static int pair(int *ret_ours) {
     return sv[1];
 }
 
+static unsigned which(uint8_t n) {
+    return (n & 7u) % ENDS;
+}
+
 static int *free_end(int *ends) {
     for (int i = 0; i < ENDS; i++)
         if (ends[i] < 0)
@@ -311,7 +315,7 @@ static void step_to_owner(struct fuzz_in *in) {
     VfioBroker__Unpin unpin = VFIO_BROKER__UNPIN__INIT;
     uint32_t pins[4];
     const uint8_t head = fuzz_u8(in), n = fuzz_u8(in);
-    const int fd = pinners[head % ENDS];
+    const int fd = pinners[which(head)];
 
     m.serial = n & 0x80 ? 0 : 1 + n;
     if (head & 0x80) {
@@ -371,7 +375,7 @@ static void step_to_pinner(struct fuzz_in *in) {
     VfioBroker__PinsLost lost = VFIO_BROKER__PINS_LOST__INIT;
     uint32_t ids[] = {1, 2, 3, 4};
     const uint8_t head = fuzz_u8(in), n = fuzz_u8(in), kind = fuzz_u8(in);
-    const unsigned who = head % ENDS;
+    const unsigned who = which(head);
 
     m.serial = head & 0x80 ? fuzz_u8(in) : head & 0x40 ? 0 : serials[who];
     m.body_case = (VfioBrokerInternal__ToPinner__BodyCase)(2 + (n & 7) % 6);
@@ -439,7 +443,7 @@ static void step(struct fuzz_in *in) {
         const uint8_t n = fuzz_u8(in), kind = fuzz_u8(in);
         struct fuzz_in raw = fuzz_part(in, (size_t)fuzz_raw(in, 2));
 
-        send_raw((n & 0x80 ? owners : pinners)[n % ENDS], raw.p, raw.n, n >> 4 & 3, kind);
+        send_raw((n & 0x80 ? owners : pinners)[which(n)], raw.p, raw.n, n >> 4 & 3, kind);
         return;
     }
     case 1:
@@ -460,7 +464,7 @@ static void step(struct fuzz_in *in) {
     case 8: {
         const uint8_t n = fuzz_u8(in);
 
-        close_end(&(n & 0x80 ? owners : pinners)[n % ENDS]);
+        close_end(&(n & 0x80 ? owners : pinners)[which(n)]);
         return;
     }
     case 9:
@@ -470,7 +474,7 @@ static void step(struct fuzz_in *in) {
         const uint8_t n = fuzz_u8(in);
 
         client_reads = n & 0x40 ? !client_reads : client_reads;
-        drain((n & 0x80 ? owners : pinners)[n % ENDS], n & 0x80 ? n % ENDS : -1);
+        drain((n & 0x80 ? owners : pinners)[which(n)], n & 0x80 ? which(n) : -1);
         return;
     }
     default:
