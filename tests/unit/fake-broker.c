@@ -3,6 +3,7 @@
 #include "fake-broker.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <sys/un.h>
 
 char fake_path[64];
@@ -12,7 +13,8 @@ static uint8_t buf[VB_PACKET_MAX];
 
 VfioBroker__Request *get_fds(int s, struct vb_packet *p) {
     int r = vb_packet_recv(s, buf, sizeof buf, 0, p);
-    if (r == 0)
+    if (r == 0 ||
+        r == -ECONNRESET) /* it closed, perhaps with something unread: net/unix/af_unix.c, unix_release_sock() */
         return NULL;
     CHECK(r == 1);
     VfioBroker__Request *req = vb_decode(&arena, &vfio_broker__request__descriptor, p->data, p->size);
