@@ -474,7 +474,7 @@ static void step(struct fuzz_in *in) {
         const uint8_t n = fuzz_u8(in);
 
         client_reads = n & 0x40 ? !client_reads : client_reads;
-        drain((n & 0x80 ? owners : pinners)[which(n)], n & 0x80 ? which(n) : -1);
+        drain((n & 0x80 ? owners : pinners)[which(n)], n & 0x80 ? (int)which(n) : -1);
         return;
     }
     default:
