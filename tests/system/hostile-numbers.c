@@ -276,7 +276,7 @@ static void test_foreign_inspection(void) {
               w.reply->inspect->sessions[i]->client_uid, getuid());
         mine[i] = w.reply->inspect->sessions[i]->session;
     }
-    for (uint32_t kind = VFIO_BROKER__INSPECT_KIND__INSPECT_USAGE; kind <= VFIO_BROKER__INSPECT_KIND__INSPECT_MEMORY;
+    for (uint32_t kind = VFIO_BROKER__INSPECT_KIND__INSPECT_USAGE; kind <= VFIO_BROKER__INSPECT_KIND__INSPECT_PINS;
          kind++)
         for (uint32_t s = 1; s < mine[n - 1] + 3; s++) {
             bool listed = false;
@@ -299,7 +299,7 @@ static void test_strange_inspection(void) {
     wire_open(&w);
     struct ready r = w_ready(&w, MIB);
     expect(w_map1(&w, r.space, r.memory, MIB, MIB, 0), 0, "map");
-    for (uint32_t kind = 0; kind < 10; kind++)
+    for (uint32_t kind = 0; kind < 13; kind++)
         for (unsigned i = 0; i < sizeof afters / sizeof *afters; i++) {
             int k = w_inspect(&w, kind, 0, afters[i]);
             bool known = kind >= 1 && kind <= VFIO_BROKER__INSPECT_KIND__INSPECT_MEMORY;
