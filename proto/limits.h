@@ -42,6 +42,7 @@
 /* ---- the ledger ---- */
 #define VB_LEASE_SLACK   (64ull << 20) /* a session wishes for that much more than it needs */
 #define VB_LEASE_IDLE_MS 2000          /* and gives back what was idle for so long */
+#define VB_DOUBLED_SLACK (16ull << 20) /* and for that much more, or an eighth, than pins make the kernel count twice */
 #define VB_RECLAIM_MS    500           /* other sessions of an account have that long to give back */
 #define VB_TABLES_BASE   (64ull << 20) /* tables_max, unless policy says more: this, and the limit / 32 */
 #define VB_INVALIDATE_MS 2000          /* a pinner has that long to unpin */
