@@ -1,7 +1,7 @@
 /* Every operation of the model that succeeds is repeated with its first, second, ... backend call failing, with its
  * first, second, ... allocation failing, and with its first, second, ... mmap or mlock failing, until nothing fails any more:
  * each time model, ledger, page tables, locked pages and fds are as they were before. Linked with
- * --wrap=malloc,calloc,realloc,mlock,mmap. */
+ * --wrap=malloc,calloc,realloc,mlock,munlock,mmap. */
 #include "tests/unit/core-fixture.h"
 
 #include <inttypes.h>
@@ -36,6 +36,7 @@ void *__wrap_realloc(void *p, size_t size) {
 static uint64_t system_calls, failing_system_call;
 
 int __wrap_mlock(const void *p, size_t size);
+int __wrap_munlock(const void *p, size_t size);
 void *__wrap_mmap(void *p, size_t size, int prot, int flags, int fd, off_t offset);
 void *__real_mmap(void *p, size_t size, int prot, int flags, int fd, off_t offset);
 
@@ -45,9 +46,12 @@ static bool system_call_fails(void) {
     errno = ENOMEM;
     return true;
 }
-/* The system call itself, since AddressSanitizer makes mlock() do nothing. */
+/* The system calls themselves, since AddressSanitizer makes mlock() and munlock() do nothing. */
 int __wrap_mlock(const void *p, size_t size) {
     return system_call_fails() ? -1 : (int)syscall(SYS_mlock, p, size);
+}
+int __wrap_munlock(const void *p, size_t size) {
+    return (int)syscall(SYS_munlock, p, size);
 }
 void *__wrap_mmap(void *p, size_t size, int prot, int flags, int fd, off_t offset) {
     return system_call_fails() ? MAP_FAILED : __real_mmap(p, size, prot, flags, fd, offset);

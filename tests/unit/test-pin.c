@@ -1,5 +1,5 @@
 /* Pins in the model: parts, whole pages, charge and residency. What is locked is read from the kernel (VmLck of this process);
- * mlock and mmap can be made to fail. Linked with --wrap=mlock,mmap. */
+ * mlock and mmap can be made to fail. Linked with --wrap=mlock,munlock,mmap. */
 #include "tests/unit/core-fixture.h"
 
 #include <inttypes.h>
@@ -15,6 +15,7 @@ enum { R = VB_PROT_READ, RW = VB_PROT_READ | VB_PROT_WRITE };
 static unsigned calls, failing_call; /* counted while failing_call is not 0 */
 
 int __wrap_mlock(const void *p, size_t size);
+int __wrap_munlock(const void *p, size_t size);
 void *__wrap_mmap(void *p, size_t size, int prot, int flags, int fd, off_t offset);
 void *__real_mmap(void *p, size_t size, int prot, int flags, int fd, off_t offset);
 
@@ -24,9 +25,12 @@ static bool fails(void) {
     errno = ENOMEM;
     return true;
 }
-/* The system call itself, since AddressSanitizer makes mlock() do nothing. */
+/* The system calls themselves, since AddressSanitizer makes mlock() and munlock() do nothing. */
 int __wrap_mlock(const void *p, size_t size) {
     return fails() ? -1 : (int)syscall(SYS_mlock, p, size);
+}
+int __wrap_munlock(const void *p, size_t size) {
+    return (int)syscall(SYS_munlock, p, size);
 }
 void *__wrap_mmap(void *p, size_t size, int prot, int flags, int fd, off_t offset) {
     return fails() ? MAP_FAILED : __real_mmap(p, size, prot, flags, fd, offset);
