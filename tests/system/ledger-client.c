@@ -105,6 +105,7 @@ static void leave(struct user *u) {
     u->sibling = u->c = NULL;
     u->o.sibling = u->o.lease = 0;
     close(u->status);
+    close(u->limits);
     host_session_gone(u);
 }
 

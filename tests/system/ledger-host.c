@@ -194,6 +194,23 @@ void host_find_session(struct user *u) {
     u->status = open(buf, O_RDONLY | O_CLOEXEC);
     if (u->status < 0)
         mismatch(u, "%s: %s", buf, strerror(errno));
+    snprintf(buf, sizeof buf, "/proc/%d/limits", (int)u->session);
+    u->limits = open(buf, O_RDONLY | O_CLOEXEC);
+    if (u->limits < 0)
+        mismatch(u, "%s: %s", buf, strerror(errno));
+}
+
+uint64_t host_session_memlock(struct user *u) {
+    static const char key[] = "Max locked memory";
+    char limits[4096];
+    const ssize_t n = pread(u->limits, limits, sizeof limits - 1, 0);
+    const char *at;
+
+    limits[n > 0 ? n : 0] = 0;
+    at = strstr(limits, key);
+    if (!at)
+        mismatch(u, "there is no %s in /proc/%d/limits: has the session ended?", key, (int)u->session);
+    return strtoull(at + strlen(key), NULL, 10); /* "unlimited" reads as 0: nobody has given that */
 }
 
 static uint64_t kib(struct user *u, const char *status, const char *key) {

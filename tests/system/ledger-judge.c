@@ -101,6 +101,10 @@ void compare(struct user *u) {
     equal(u, "VmLck", locked, (u->pins ? u->o.pinned : 0) + (u->options->no_locks ? 0 : u->o.locked));
     if (u->usage.used > u->usage.lease)
         mismatch(u, "used %" PRIu64 " passes the lease of %" PRIu64, u->usage.used, u->usage.lease);
+    /* Raised before the lease, lowered after it; what is pinned and mlocked counts twice. */
+    if (u->pins && (u->o.locked || u->operation % 8 == 0) && host_session_memlock(u) < u->usage.lease + u->o.locked)
+        mismatch(u, "RLIMIT_MEMLOCK of the session is %" PRIu64 ", its lease %" PRIu64 ", and %" PRIu64 " are locked",
+                 host_session_memlock(u), u->usage.lease, u->o.locked);
     /* The oracle takes the lease as it is, so it must have been within the limit when it grew. */
     if (u->usage.lease > u->o.lease && u->usage.lease + u->o.own + u->o.sibling > u->o.limit)
         mismatch(u,

@@ -61,7 +61,7 @@ struct user {
     struct vfb_client *c;
     bool pins; /* the backend pins: VmPin tells */
     pid_t session;
-    int status; /* /proc/SESSION/status */
+    int status, limits; /* of /proc/SESSION */
     struct vfb_usage usage;
     struct oracle o;
 
@@ -177,6 +177,8 @@ void host_low_limit(struct user *u);
 void host_find_session(struct user *u);
 /* VmPin and VmLck of it, bytes. */
 void host_session_pins(struct user *u, uint64_t *ret_pinned, uint64_t *ret_locked);
+/* Its RLIMIT_MEMLOCK, bytes. */
+uint64_t host_session_memlock(struct user *u);
 /* Waits until it is gone. */
 void host_session_gone(struct user *u);
 
