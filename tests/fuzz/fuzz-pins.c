@@ -17,7 +17,7 @@
 
 #define LEASE    (1u << 20)
 #define MAPPINGS 64u
-enum { ENDS = 6, IDS = 256, FDS = 1024, WANTED = 0x3000, WANTED_SIZE = 0x1800 };
+enum { ENDS = 6, IDS = 256, FDS = 1024, WANTED = 0x3000, WANTED_SIZE = 0x1800, DOUBLED = 0x14000 };
 
 static struct vb_session s;
 static struct vb_arena arena; /* what the client reads, and the hostile ends */
@@ -541,6 +541,7 @@ static void check(void) {
         FUZZ_CHECK(!memory->resident == (!memory->charge.has_pinned || memory->charge.pinned.covered == 0));
     }
     FUZZ_CHECK(covered == m->ledger.used && doubled == m->ledger.doubled && covered <= m->ledger.lease);
+    FUZZ_CHECK(doubled <= DOUBLED);
     TAILQ_FOREACH (l, &s.pin_links, entry) {
         FUZZ_CHECK(l->n_sent <= VB_MEMORIES_MAX && vb_table_find(&s.tokens, l->token->id) == l->token);
         links++;
@@ -571,6 +572,14 @@ static void add(uint32_t space, uint32_t memory, uint64_t iova, uint64_t size, u
     FUZZ_CHECK(vb_model_map(s.model, space, &e, 1, NULL) == 0);
 }
 
+/* The account has as much lease as there is, and RLIMIT_MEMLOCK room for DOUBLED. */
+static int want(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_error *e) {
+    if (need > 0 || doubled > DOUBLED)
+        return vb_refuse(e, VB_LIMIT, "there is no more");
+    vb_ledger_granted(l, 0, doubled);
+    return 0;
+}
+
 /* Two spaces with mappings of two memories, and a token for all of the first. */
 static void set_up(void) {
     struct vb_backend *backend;
@@ -588,6 +597,7 @@ static void set_up(void) {
     TAILQ_INIT(&s.pin_links);
     FUZZ_CHECK(s.base && vb_emulated_new(NULL, &backend, &e) == 0 && vb_model_new(backend, MAPPINGS, &s.model) == 0);
     s.model->ledger.lease = s.model->ledger.limit = LEASE;
+    s.model->ledger.want = want;
     FUZZ_CHECK(vb_control_start(&s, -1) == 0 && vb_client_start(&s, pair(&client)) == 0);
     s.client.hello_done = true;
     for (unsigned i = 0; i < 2; i++)
