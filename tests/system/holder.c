@@ -1,4 +1,4 @@
-/* A client that stays: claims a device, maps some memory, and then does what its stdin says, a word a line:
+/* A client that stays: claims a device (or "none"), maps some memory, and then does what its stdin says, a word a line:
  *   map    maps one page more           unmap   unmaps the last one
  *   dma    the device writes to the last page, by way of the first one (tests/lib/testdev.h)
  * For each line it prints "ok" or the error. Ends at the end of stdin. For tests that stop and start the broker. */
@@ -42,6 +42,19 @@ static void dma(unsigned mapped) {
     fflush(stdout);
 }
 
+static int device(const char *address, uint32_t space) {
+    struct vfb_device d;
+    int r = vfb_device_claim(client, address, &d);
+
+    if (!r)
+        r = vfb_device_bind(client, d.id);
+    if (!r)
+        r = vfb_device_attach(client, d.id, space);
+    if (!r && testdev_open(&dev, d.fd, vfb_info(client)->backend) < 0)
+        r = -EIO;
+    return r;
+}
+
 int main(int argc, char **argv) {
     char line[64];
     struct vfb_memory m;
@@ -50,7 +63,7 @@ int main(int argc, char **argv) {
     int fd, r;
 
     if (argc != 2) {
-        fprintf(stderr, "usage: holder DEVICE\n");
+        fprintf(stderr, "usage: holder DEVICE|none\n");
         return 2;
     }
     r = vfb_client_new(&client);
@@ -71,14 +84,7 @@ int main(int argc, char **argv) {
     r = vfb_space_create(client, "holder", &space);
     if (r)
         return say(r, "space"), 1;
-    struct vfb_device d;
-    r = vfb_device_claim(client, argv[1], &d);
-    if (!r)
-        r = vfb_device_bind(client, d.id);
-    if (!r)
-        r = vfb_device_attach(client, d.id, space);
-    if (!r && testdev_open(&dev, d.fd, vfb_info(client)->backend) < 0)
-        r = -EIO;
+    r = strcmp(argv[1], "none") == 0 ? 0 : device(argv[1], space);
     if (r)
         return say(r, "device"), 1;
     printf("session %u on %s\n", vfb_info(client)->session, vfb_info(client)->backend);
