@@ -117,10 +117,12 @@ static int check_populated(const struct vb_memory *m, struct vb_error *e) {
                          VB_SIZE(m->present), VB_SIZE(m->size));
     }
     before = lseek(m->fd, 0, SEEK_CUR); /* the file position is the client's too */
+    if (before < 0)
+        return vb_fail(e, -errno, "file position of the memory");
     hole = lseek(m->fd, 0, SEEK_HOLE);
     if (hole < 0)
         return vb_fail(e, -errno, "looking for holes in the memory");
-    if (before >= 0 && before != hole && lseek(m->fd, before, SEEK_SET) < 0)
+    if (before != hole && lseek(m->fd, before, SEEK_SET) < 0)
         return vb_fail(e, -errno, "file position of the memory");
     if ((uint64_t)hole >= m->size)
         return 0;
