@@ -82,12 +82,11 @@ static int empty_slot(struct vb_iommufd *io, vb_handle slot) {
 static void release_slot(struct vb_iommufd *io, vb_handle slot) {
     struct vb_iommufd_slot *s = &io->slots[slot];
 
-    if (empty_slot(io, slot) < 0) {
-        s->state = VB_SLOT_TOMBSTONE; /* and our mapping stays: the kernel may still take pages by that address */
+    /* Our mapping stays until the slot is empty: the kernel may still take pages by that address. */
+    if (empty_slot(io, slot) < 0 || (s->address && munmap(s->address, s->size) < 0)) {
+        s->state = VB_SLOT_TOMBSTONE;
         return;
     }
-    if (s->address)
-        munmap(s->address, s->size);
     *s = (struct vb_iommufd_slot){.state = VB_SLOT_FREE};
 }
 
