@@ -133,6 +133,26 @@ static int check_populated(const struct vb_memory *m, struct vb_error *e) {
                      (uint64_t)hole, VB_SIZE(m->present), VB_SIZE(m->size));
 }
 
+/* What gives back has nobody to tell that it failed. Whole mappings, and a bounded number of VMAs (VB_PIN_PARTS_MAX): the kernel
+ * can only lack memory for its own tree of them (mm/vma.c, do_vmi_align_munmap), which is over the next moment. */
+#define TRIES 3
+
+static bool unmap(void *p, uint64_t size) {
+    int i, r = -1;
+
+    for (i = 0; i < TRIES && r < 0; i++)
+        r = munmap(p, size);
+    return r == 0;
+}
+
+static bool unlock(const void *p, uint64_t size) {
+    int i, r = -1;
+
+    for (i = 0; i < TRIES && r < 0; i++)
+        r = munlock(p, size);
+    return r == 0;
+}
+
 int vb_memory_open(int fd_consumed, bool writable, const char *name, struct vb_memory **ret_memory,
                    struct vb_error *e) {
     VB_FD int fd = fd_consumed;
@@ -210,13 +230,12 @@ void vb_memory_unlock(struct vb_memory *m, struct vb_range r) {
     if (!m->resident)
         return;
     if (m->charge.pinned.covered == 0) {
-        munmap(m->resident, m->size);
-        m->resident = NULL;
+        if (unmap(m->resident, m->size))
+            m->resident = NULL;
         return;
     }
-    /* The VMAs that this may need are bounded by VB_PIN_PARTS_MAX, so it cannot fail. Our page tables of the range go too:
-     * the last munmap would take long else. */
-    if (munlock((char *)m->resident + r.first, vb_range_size(r)) == 0)
+    /* Our page tables of the range go too: the last munmap would take long else. */
+    if (unlock((char *)m->resident + r.first, vb_range_size(r)))
         madvise((char *)m->resident + r.first, vb_range_size(r), MADV_DONTNEED);
 }
 
@@ -225,9 +244,9 @@ struct vb_memory *vb_memory_free(struct vb_memory *m) {
         return NULL;
     assert(m->mappings == 0);
     if (m->resident)
-        munmap(m->resident, m->size);
+        unmap(m->resident, m->size);
     if (m->hold)
-        munmap(m->hold, m->size);
+        unmap(m->hold, m->size);
     if (m->fd >= 0)
         close(m->fd);
     vb_charge_fini(&m->charge);
