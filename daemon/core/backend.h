@@ -72,7 +72,8 @@ struct vb_backend_ops {
     int (*device_bind)(struct vb_backend *b, vb_handle device, struct vb_error *e);
     int (*device_attach)(struct vb_backend *b, vb_handle device, vb_handle space, struct vb_error *e);
     int (*device_detach)(struct vb_backend *b, vb_handle device, struct vb_error *e);
-    /* Detaches, and closes our own fd of it. The handle stays good for in_use() only, until that says no. */
+    /* Detaches, and closes our own fd of it. If the kernel did not detach it, it stays attached until others have closed theirs,
+     * as if they had attached it again themselves. The handle stays good for in_use() only, until that says no. */
     void (*device_close)(struct vb_backend *b, vb_handle device);
     /* After device_close: does somebody else still have it open and bound to our context? On "no" the handle ends. */
     bool (*in_use)(struct vb_backend *b, vb_handle device);
