@@ -126,6 +126,15 @@ static void io_space_text(struct vb_backend *b, vb_handle space, char *buf, size
 
 /* ---- mappings ---- */
 
+static int unmap_range(struct vb_iommufd *io, vb_handle space, struct vb_range range) {
+    struct vb_iommu_ioas_unmap u = {
+        .size = sizeof(u), .ioas_id = (uint32_t)space, .iova = range.first, .length = vb_range_size(range)};
+
+    if (range.first == 0 && range.last == UINT64_MAX)
+        u.length = UINT64_MAX; /* the kernel's word for everything; nothing there is fine then */
+    return vb_iommufd_ioctl(io->fd, IOMMU_IOAS_UNMAP, &u);
+}
+
 /* COPY takes any part of the pool that is contiguous there, across pieces too (io_pagetable.c, iopt_get_pages), as one
  * area for each piece; an unmap of the whole range takes them all. */
 static int io_map(struct vb_backend *b, vb_handle space, const struct vb_backend_map *maps, size_t n, size_t *ret_done,
@@ -147,6 +156,9 @@ static int io_map(struct vb_backend *b, vb_handle space, const struct vb_backend
 
         r = vb_iommufd_ioctl(io->fd, IOMMU_IOAS_COPY, &c);
         if (r < 0) {
+            /* EFAULT comes also when it is mapped, and only the answer could not be written (ioas.c, iommufd_ioas_copy). */
+            if (r == -EFAULT)
+                unmap_range(io, space, (struct vb_range){maps[i].iova, maps[i].iova + (maps[i].size - 1)});
             *ret_done = i;
             return vb_fail(e, r, "mapping 0x%" PRIx64 " of 0x%" PRIx64 " bytes into IOAS %" PRIu64 "%s", maps[i].iova,
                            maps[i].size, space,
@@ -154,15 +166,6 @@ static int io_map(struct vb_backend *b, vb_handle space, const struct vb_backend
         }
     }
     return 0;
-}
-
-static int unmap_range(struct vb_iommufd *io, vb_handle space, struct vb_range range) {
-    struct vb_iommu_ioas_unmap u = {
-        .size = sizeof(u), .ioas_id = (uint32_t)space, .iova = range.first, .length = vb_range_size(range)};
-
-    if (range.first == 0 && range.last == UINT64_MAX)
-        u.length = UINT64_MAX; /* the kernel's word for everything; nothing there is fine then */
-    return vb_iommufd_ioctl(io->fd, IOMMU_IOAS_UNMAP, &u);
 }
 
 static int io_unmap(struct vb_backend *b, vb_handle space, const struct vb_range *ranges, size_t n, size_t *ret_done,
