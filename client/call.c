@@ -65,8 +65,23 @@ static void complete(struct vfb_client *c, struct vbc_call *call, int result) {
     fn(c, result, arg);
 }
 
-void vbc_lose(struct vfb_client *c, int code, const char *fmt, ...) {
+/* c->lost says why. */
+static void end(struct vfb_client *c) {
     struct vbc_call *call;
+
+    c->state = VBC_LOST;
+    /* The broker sees the end; the caller's loop sees POLLHUP on a number that stays ours. */
+    shutdown(c->fd, SHUT_RDWR);
+    vbc_queue_drop(c);
+    /* No callback can add to the list any more. */
+    while ((call = TAILQ_FIRST(&c->calls))) {
+        vbc_error_copy(call->error, &c->lost);
+        complete(c, call, c->lost.pub.code);
+    }
+    vbc_error_copy(&c->error, &c->lost);
+}
+
+void vbc_lose(struct vfb_client *c, int code, const char *fmt, ...) {
     char text[VB_ERROR_TEXT];
     va_list ap;
 
@@ -76,32 +91,22 @@ void vbc_lose(struct vfb_client *c, int code, const char *fmt, ...) {
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     vbc_error_set(&c->lost, code, "%s", text);
-    c->state = VBC_LOST;
-    /* The broker sees the end; the caller's loop sees POLLHUP on a number that stays ours. */
-    shutdown(c->fd, SHUT_RDWR);
-    vbc_queue_drop(c);
-    /* No callback can add to the list any more. */
-    while ((call = TAILQ_FIRST(&c->calls))) {
-        vbc_error_copy(call->error, &c->lost);
-        complete(c, call, code);
-    }
-    vbc_error_copy(&c->error, &c->lost);
+    end(c);
 }
 
 /* ---- receiving ------------------------------------------------------------------------------------------------ */
 
 static void unsolicited(struct vfb_client *c, const VfioBroker__Reply *reply, const struct vb_packet *p) {
-    struct vbc_error e;
-
     switch (reply->body_case) {
     case VFIO_BROKER__REPLY__BODY_EVENT:
         vbc_event(c, reply->event, p);
         break;
-    case VFIO_BROKER__REPLY__BODY_ERROR: {
-        int r = vbc_error_decode(&e, reply->error);
-        vbc_lose(c, r, "%s", e.text);
+    case VFIO_BROKER__REPLY__BODY_ERROR: /* with its numbers: a limit of sessions is told so */
+        if (c->state != VBC_LOST) {
+            vbc_error_decode(&c->lost, reply->error);
+            end(c);
+        }
         break;
-    }
     default:
         vbc_lose(c, VFB_PROTOCOL, "the broker sent something unasked that is neither an event nor a refusal (kind %d)",
                  (int)reply->body_case);

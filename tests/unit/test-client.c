@@ -135,6 +135,37 @@ static void script_refuse(int s, int i) {
     put_error(s, 0, VFB_DENIED, "uid 1000 is granted nothing");
 }
 
+/* A refusal of the connection keeps its numbers. */
+static void script_full(int s, int i) {
+    VfioBroker__LimitDetail limit = VFIO_BROKER__LIMIT_DETAIL__INIT;
+    VfioBroker__Error e = VFIO_BROKER__ERROR__INIT;
+    VfioBroker__Reply reply = VFIO_BROKER__REPLY__INIT;
+
+    (void)i;
+    limit.wanted = 1;
+    limit.used = 16;
+    limit.limit = 16;
+    limit.whose = "policy sessions of uid 1000";
+    e.code = (VfioBroker__ErrorCode)VFB_LIMIT;
+    e.text = "uid 1000 has 16 sessions";
+    e.limit = &limit;
+    reply.body_case = VFIO_BROKER__REPLY__BODY_ERROR;
+    reply.error = &e;
+    put(s, &reply);
+}
+
+static void test_refused_by_a_limit(void **state) {
+    (void)state;
+    start(script_full, 1);
+    struct vfb_client *c = fresh();
+    assert_int_equal(vfb_connect(c, fake_path, NULL), VFB_LIMIT);
+    assert_string_equal(vfb_error(c)->text, "uid 1000 has 16 sessions");
+    assert_true(vfb_error(c)->wanted == 1 && vfb_error(c)->used == 16 && vfb_error(c)->limit == 16);
+    assert_string_equal(vfb_error(c)->limit_whose, "policy sessions of uid 1000");
+    vfb_client_free(c);
+    stop();
+}
+
 static void test_refused(void **state) {
     (void)state;
     start(script_refuse, 300);
@@ -442,9 +473,12 @@ static void test_names(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        FAKE_TEST(test_connect),  FAKE_TEST(test_no_broker), FAKE_TEST(test_refused),   FAKE_TEST(test_mute_broker),
-        FAKE_TEST(test_nonsense), FAKE_TEST(test_bad_hello), FAKE_TEST(test_mutations), FAKE_TEST(test_disconnect),
-        FAKE_TEST(test_fork),     FAKE_TEST(test_names),
+        FAKE_TEST(test_connect),     FAKE_TEST(test_no_broker),
+        FAKE_TEST(test_refused),     FAKE_TEST(test_refused_by_a_limit),
+        FAKE_TEST(test_mute_broker), FAKE_TEST(test_nonsense),
+        FAKE_TEST(test_bad_hello),   FAKE_TEST(test_mutations),
+        FAKE_TEST(test_disconnect),  FAKE_TEST(test_fork),
+        FAKE_TEST(test_names),
     };
     return cmocka_run_group_tests_name("client", tests, NULL, NULL);
 }
