@@ -261,17 +261,20 @@ void vb_lease_given(struct vb_record *r, const VfioBrokerInternal__LeaseGive *m)
 /* ---- view ---- */
 
 static void say_state(const struct vb_account *a, struct vb_account_view *v) {
+    const uint64_t own = v->limits.own;
     const struct vb_lease *l;
 
     v->state[0] = 0;
     if (v->limits.whose[0] == 0)
         snprintf(v->state, sizeof v->state, "its clients have ended, and their memory is being taken away");
     else if (v->over)
-        snprintf(v->state, sizeof v->state,
-                 "%s leased and %s locked by its clients themselves pass the limit of %s (%s) by %s: nothing more is "
-                 "granted until the limit is raised, or something is unmapped or unlocked",
-                 VB_SIZE(v->leased), VB_SIZE(v->limits.own), VB_SIZE(v->limits.limit), v->limits.whose,
-                 VB_SIZE(v->over));
+        snprintf(
+            v->state, sizeof v->state,
+            "%s leased%s%s%s pass the limit of %s (%s) by %s: nothing more is granted until the limit is raised, or "
+            "something is unmapped%s",
+            VB_SIZE(v->leased), own ? " and " : "", own ? VB_SIZE(own) : "",
+            own ? " locked by its clients themselves" : "", VB_SIZE(v->limits.limit), v->limits.whose, VB_SIZE(v->over),
+            own ? " or unlocked" : "");
     LIST_FOREACH (l, &a->leases, entry) {
         if (v->state[0] == 0 && l->booked > l->bytes)
             snprintf(v->state, sizeof v->state,

@@ -187,8 +187,10 @@ int vb_options_parse(int argc, char **argv, struct vb_options *ret) {
             puts("vfio-brokerd " PACKAGE_VERSION);
             return EXIT_SUCCESS;
         }
-        if (c == '?')
+        if (c == '?') {
+            fputs("vfio-brokerd: see --help\n", stderr);
             return EXIT_FAILURE;
+        }
         if (!parse_one(c, &o)) {
             say_impossible(names[index].name, c, optarg);
             return EXIT_FAILURE;

@@ -82,9 +82,11 @@ static int get_size(const struct vb_policy_place *at, const char *key, struct js
         char clean[64];
 
         if (!vb_size_parse(json_object_get_string(v), ret))
-            return vb_policy_bad(at, key,
-                                 "is \"%s\": must be bytes as a number, or a text like \"512 MiB\", at most 2048 TiB",
-                                 vb_log_clean(json_object_get_string(v), clean, sizeof clean));
+            return vb_policy_bad(
+                at, key,
+                "is \"%s\": must be bytes as a number, or text: a whole number and KiB, MiB, GiB or TiB, at most "
+                "2048 TiB",
+                vb_log_clean(json_object_get_string(v), clean, sizeof clean));
         return 0;
     }
     return vb_policy_number(at, key, v, 0, VB_POLICY_MEMORY_MAX, ret);

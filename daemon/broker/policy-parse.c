@@ -199,7 +199,7 @@ int vb_policy_load(const char *path, struct vb_policy **ret, struct vb_error *e)
     if (!S_ISREG(st.st_mode))
         return vb_refuse(e, VB_INVALID, "%s: not a regular file", path);
     if (st.st_mode & S_IWOTH)
-        return vb_refuse(e, VB_INVALID, "%s: everybody may write it (mode %04o)", path, st.st_mode & 07777);
+        return vb_refuse(e, VB_INVALID, "%s: everybody may write it (mode %04o): chmod o-w", path, st.st_mode & 07777);
     if (!(text = malloc(VB_POLICY_SIZE_MAX + 1)))
         return vb_fail(e, -ENOMEM, "%s", path);
     while (size <= VB_POLICY_SIZE_MAX) {

@@ -161,12 +161,15 @@ static int check_numbers(struct vb_broker *b, uid_t uid, const struct vb_grant *
     }
     if (n >= grant->sessions) {
         snprintf(whose, sizeof whose, "policy sessions of uid %u", uid);
-        vb_refuse(e, VB_LIMIT, "uid %u has %u sessions already, and policy allows %u", uid, n, grant->sessions);
+        vb_refuse(e, VB_LIMIT, "uid %u has %u of %u sessions (policy: sessions); end one, or have policy grant more",
+                  uid, n, grant->sessions);
         vb_error_limit(e, 1, n, grant->sessions, whose);
         return VB_LIMIT;
     }
     if (b->n_sessions >= VB_SESSIONS_MAX) {
-        vb_refuse(e, VB_LIMIT, "the broker has %u sessions already, and serves no more", b->n_sessions);
+        vb_refuse(e, VB_LIMIT,
+                  "the broker has %u sessions of all users, and serves no more: try again when one has ended",
+                  b->n_sessions);
         vb_error_limit(e, 1, b->n_sessions, VB_SESSIONS_MAX, "the broker");
         return VB_LIMIT;
     }

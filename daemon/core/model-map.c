@@ -261,8 +261,11 @@ int vb_model_map(struct vb_model *m, uint32_t space, const struct vb_map_entry *
         return vb_refuse(e, VB_INVALID, "a batch has 1 to %u entries, not %zu", VB_BATCH_MAX, n);
     if (m->mappings + n > m->mappings_max) {
         vb_error_limit(e, n, m->mappings, m->mappings_max, "mappings of a session");
-        return vb_refuse(e, VB_LIMIT, "%zu more mappings pass the session's limit: %" PRIu64 " of %" PRIu64 " exist", n,
-                         m->mappings, m->mappings_max);
+        return vb_refuse(e, VB_LIMIT,
+                         "%zu more mappings are too many: the session has %" PRIu64 " of %" PRIu64
+                         " (policy: mappings); map "
+                         "larger ranges, unmap something, or have policy grant more",
+                         n, m->mappings, m->mappings_max);
     }
     if (s->info_stale && (r = vb_model_space_refresh(m, s, e)) != 0)
         return r;
