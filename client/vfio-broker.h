@@ -292,7 +292,7 @@ struct vfb_pin_range {
 #define VFB_PIN_SEGMENTS 16
 struct vfb_segment {
     uint64_t iova, size;
-    uint64_t offset; /* in the file */
+    uint64_t offset; /* in the file; mmap(2) wants whole pages, of hugetlbfs its own (st_blksize of fstat(2)) */
     int fd; /* of the memory: the library's own, until the access has ended; dup(2) to keep it. Never close it */
 };
 struct vfb_pin {
@@ -302,7 +302,8 @@ struct vfb_pin {
 };
 /* Pins 1 to 64 ranges, all or none. ret_pins: room for n, filled in the order of the ranges. The fds in it stay open as
  * long as the access, if the connection is lost until vfb_client_free(), and are the same in all pins of one memory.
- * A handler that runs meanwhile and makes calls may hear of pins that this call is just about to return.
+ * A handler that runs meanwhile and makes calls may hear of pins that this call is just about to return: it unpins them as
+ * any others, and the caller, who is told of them all the same, must not use them. Let it note what it hears meanwhile.
  * VFB_NOT_FOUND: not mapped, or no such access (any more); VFB_DENIED: outside the token's range, or more than what is
  * mapped permits; VFB_LIMIT: the owner's memory limit, more than 16 mappings in one range, more than 16 memories that this
  * access has not seen yet in one call (pin fewer ranges), or 256 that it has seen in its life (open another);
@@ -310,7 +311,8 @@ struct vfb_pin {
 int vfb_pin(struct vfb_client *c, uint32_t access, const struct vfb_pin_range *ranges, size_t n,
             struct vfb_pin *ret_pins);
 /* 1 to 64 pins, all or none: VFB_NOT_FOUND names the entry that is no pin (any more). From here on the owner may unmap the
- * pages, and they may go. */
+ * pages, and they may go. An event can name pins that were unpinned while it was under way: a handler that gets
+ * VFB_NOT_FOUND leaves out vfb_error()->entry and tries again, else the rest stay pinned until the deadline. */
 int vfb_unpin(struct vfb_client *c, uint32_t access, const uint32_t *pins, size_t n);
 
 /* ---- looking -------------------------------------------------------------------------------------------------- */

@@ -86,7 +86,7 @@ static void add_reasons_of(struct ctl *ctl, struct usage_view *v, size_t session
                    false, both_note(usage_text(&memory, i, MEMORY_KIND)));
     }
     add_reason(g, &p, 0, "", "lease idle", usage_idle(s, session), true,
-               "given back when it stays idle or others need it");
+               "kept for what comes next, up to 64 MiB; given back when others need it");
     snprintf(note, sizeof note, "an estimate; at most %s (tables_max)",
              size_text(usage_number(s, session, USAGE_SESSION_TABLES_MAX)).s);
     add_reason(g, &p, 0, "", "table estimate", usage_number(s, session, USAGE_SESSION_TABLES), false, note);
