@@ -157,6 +157,7 @@ static enum verdict serve(struct vb_lease *l, struct vb_error *e) {
         refuse(l, e);
         return SERVED;
     }
+    l->request.room = limits.own >= limits.limit ? 0 : limits.limit - limits.own;
     if (cost(l, l->request.need) <= vb_account_left(a, &limits)) {
         if (grant(l, &limits, e) != 0)
             refuse(l, e);
@@ -206,14 +207,24 @@ static bool wait_on(struct vb_lease *l) {
     return answers_missing(l);
 }
 
+/* Answers are missing, and by the limits of the last try there is too little still: reading them, files of /proc for each client of the
+ * account, at the answer of each of its sessions would keep the daemon from everybody else. */
+static bool no_use(const struct vb_lease *l) {
+    return l->request.asked && !l->request.over && answers_missing(l) &&
+           add(l->account->leased, cost(l, l->request.need)) > l->request.room;
+}
+
 /* Deals with the queue until its first request has to wait. */
 static void pump(struct vb_account *a) {
     struct vb_lease *l;
 
     while (!a->all->ends && (l = TAILQ_FIRST(&a->queue))) {
         struct vb_error e = {.code = 0};
-        enum verdict v = serve(l, &e);
+        enum verdict v;
 
+        if (no_use(l))
+            return;
+        v = serve(l, &e);
         if (v == TOO_LITTLE && wait_on(l))
             return;
         if (v != SERVED)

@@ -72,9 +72,10 @@ struct vb_lease {
         TAILQ_ENTRY(vb_lease) entry;
         bool waits;
         uint64_t serial, need, wish, doubled;
-        bool asked; /* the others have been */
-        bool gave;  /* one of them gave something since */
-        bool over;  /* the time for answers is */
+        bool asked;    /* the others have been */
+        bool gave;     /* one of them gave something since */
+        bool over;     /* the time for answers is */
+        uint64_t room; /* bytes that the account may lease, as the limits said at the last try */
     } request;
 };
 

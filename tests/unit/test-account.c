@@ -42,6 +42,7 @@ static struct session {
 } s[SESSIONS];
 static struct vb_limits world;
 static unsigned armed; /* ms */
+static unsigned looks; /* at /proc */
 
 static struct session *owner(struct vb_lease *l) {
     for (int i = 0; i < SESSIONS; i++)
@@ -53,6 +54,7 @@ static struct session *owner(struct vb_lease *l) {
 
 static int limits(struct vb_lease *l, struct vb_limits *ret, struct vb_error *e) {
     *ret = world;
+    looks++;
     return world.limit ? 0 : vb_refuse(e, VB_DENIED, "the client of %p is gone", (void *)l);
 }
 
@@ -264,6 +266,27 @@ static void test_asked_until_nobody_gives(void **state) {
     assert_int_equal(s[0].reclaims, 3);
     vb_account_give(&s[0].lease, 0, 0, true);
     assert_int_equal(s[1].error.code, VB_LIMIT);
+    end(a);
+}
+
+/* Limits cost a file of /proc for each client: they are not read for each of the answers that leave too little. */
+static void test_answers_are_cheap(void **state) {
+    struct vb_account *a = begin(10, 0);
+    (void)state;
+
+    for (int i = 1; i < SESSIONS; i++)
+        join(a, i, 2);
+    join(a, 0, 0);
+    looks = 0;
+    vb_account_want(&s[0].lease, 1, 8, 8, 0);
+    assert_int_equal(looks, 1);
+    vb_account_give(&s[1].lease, 0, 0, true);
+    vb_account_give(&s[2].lease, 0, 0, true);
+    assert_int_equal(looks, 1);
+    world.limit = 14; /* is seen before a refusal */
+    vb_account_give(&s[3].lease, 0, 0, true);
+    assert_int_equal(looks, 2);
+    assert_int_equal(s[0].granted, 8);
     end(a);
 }
 
@@ -571,6 +594,7 @@ int main(void) {
         cmocka_unit_test(test_refusals_say_numbers),
         cmocka_unit_test(test_lowered_limit_takes_nothing_back),
         cmocka_unit_test(test_asked_until_nobody_gives),
+        cmocka_unit_test(test_answers_are_cheap),
         cmocka_unit_test(test_one_that_does_not_answer),
         cmocka_unit_test(test_queue),
         cmocka_unit_test(test_sessions_that_lie),
