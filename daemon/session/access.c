@@ -12,6 +12,8 @@
 
 /* An owner's session that does not answer in that time is taken for dead. It may be pinning much. */
 #define PATIENCE_S 10
+/* Beyond so many fds that are no memory, no access can be opened: those that are open can send 16 more each. */
+#define FOREIGN_MAX 64u
 
 static struct vb_pending *pending_of(struct vb_session *s, uint32_t access, uint64_t serial) {
     for (unsigned i = 0; i < VB_PARKED_MAX; i++)
@@ -232,7 +234,9 @@ static void on_readable(evutil_socket_t fd, short what, void *arg) {
     if (r == -EAGAIN)
         return;
     /* They are memory if the owner's session is sane. If not, closing them may wait. */
-    if (vb_foreign_set_aside(s, &p) > 0)
+    const unsigned foreign = vb_foreign_set_aside(&p);
+    s->n_foreign_owners += foreign;
+    if (foreign > 0)
         end_access(a, VB_UNAVAILABLE, "the owner's session sent fds that are no memory", false);
     else if (r <= 0)
         end_access(a, VB_UNAVAILABLE, "the owner of the space is gone", false);
@@ -290,6 +294,12 @@ int vb_access_open(struct vb_session *s, struct vb_request *rq, const ProtobufCB
 
     if (!p)
         return e->code;
+    if (s->n_foreign_owners > FOREIGN_MAX)
+        return vb_refuse(
+            e, VB_LIMIT,
+            "owners' sessions have sent %u fds that are no memory, and which this session has to keep open; connect "
+            "anew to open an access",
+            s->n_foreign_owners);
     if (secret->len != VB_TOKEN_SIZE)
         return vb_refuse(e, VB_DENIED, "a token's secret has %u bytes, this one %zu", VB_TOKEN_SIZE, secret->len);
     int r = vb_table_reserve(&s->accesses);

@@ -142,7 +142,7 @@ static bool closes_at_once(int fd) {
     return flags < 0 || flags & O_PATH || fcntl(fd, F_GET_SEALS) >= 0;
 }
 
-unsigned vb_foreign_set_aside(struct vb_session *s, struct vb_packet *p) {
+unsigned vb_foreign_set_aside(struct vb_packet *p) {
     unsigned n = 0;
 
     for (unsigned i = 0; i < p->n_fds; i++)
@@ -150,7 +150,6 @@ unsigned vb_foreign_set_aside(struct vb_session *s, struct vb_packet *p) {
             p->fds[i] = -1;
             n++;
         }
-    s->client.n_foreign += n;
     return n;
 }
 
@@ -162,7 +161,7 @@ static void on_readable(evutil_socket_t fd, short what, void *arg) {
 
     (void)what;
     int r = vb_packet_recv(fd, c->in, VB_PACKET_MAX, MSG_DONTWAIT, &p);
-    vb_foreign_set_aside(s, &p);
+    c->n_foreign += vb_foreign_set_aside(&p);
     if (r == -EAGAIN)
         return;
     if (r == -EMSGSIZE) {

@@ -114,7 +114,8 @@ struct vb_session {
     struct vb_table tokens;              /* struct vb_token */
     TAILQ_HEAD(, vb_pin_link) pin_links; /* others' accesses to our spaces */
     uint32_t n_pin_links, n_refused, n_opened;
-    struct vb_table accesses; /* struct vb_access */
+    struct vb_table accesses;  /* struct vb_access */
+    unsigned n_foreign_owners; /* as client.n_foreign, from the sessions of spaces' owners: not our client's fault */
     struct vb_pending pending[VB_PARKED_MAX];
     uint64_t last_serial;
     struct vb_park_list park;
@@ -142,7 +143,7 @@ void vb_client_send(struct vb_session *s, const VfioBroker__Reply *reply, const 
 bool vb_client_busy(const struct vb_session *s);
 /* Takes fds out of the packet that are no memory and leaves them open, with -1 in their places: closing them could wait.
  * Returns how many. */
-unsigned vb_foreign_set_aside(struct vb_session *s, struct vb_packet *p);
+unsigned vb_foreign_set_aside(struct vb_packet *p);
 /* The session ends after this event, if the client takes it. */
 void vb_client_event_closing(struct vb_session *s, const char *reason);
 
