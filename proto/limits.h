@@ -69,6 +69,6 @@
 /* ---- session processes ---- */
 #define VB_SESSION_UID_FIRST 1999900000u /* unused by systemd's and Debian's uid plans */
 #define VB_SESSION_UID_COUNT 65536u
-#define VB_SESSION_NOFILE    1024u
+#define VB_SESSION_NOFILE    2048u /* 16 under way on each pin link; 16 that are no memory from each access */
 
 #endif

@@ -1,8 +1,10 @@
 /* The owner's end of a pin link: pins of another client on a space of ours, asked for by its session. */
 #include <errno.h>
 #include <inttypes.h>
+#include <linux/sockios.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -76,6 +78,8 @@ static void free_link(struct vb_pin_link *l) {
         event_free(l->readable);
     if (l->writable)
         event_free(l->writable);
+    if (l->again)
+        event_free(l->again);
     vb_outbox_clear(&l->out);
     close(l->fd);
     free(l);
@@ -241,6 +245,7 @@ static bool handle_pin(struct vb_pin_link *l, uint64_t serial, const VfioBroker_
         return send_error(l, serial, &e);
     for (size_t i = 0; i < reply.m.n_memories; i++)
         l->sent[l->n_sent++] = reply.memories[i];
+    l->fds_out = reply.m.n_memories > 0;
     m.serial = serial;
     m.body_case = VFIO_BROKER_INTERNAL__TO_PINNER__BODY_PIN;
     m.pin = &reply.m;
@@ -276,12 +281,41 @@ static bool handle_unpin(struct vb_pin_link *l, uint64_t serial, const VfioBroke
     return send_with_fds(l, &m, NULL, 0);
 }
 
+/* A pinner's session that does not read must not use up our fds: those under way count against RLIMIT_NOFILE (net/core/scm.c,
+ * too_many_unix_fds), beyond which nothing with a fd can be sent to anybody, our own client and the daemon included; and those that the socket
+ * does not take wait in the outbox, duplicated. So each link has the fds of one reply under way, and its socket has room for one. */
+#define UNREAD_MAX 65536
+#define AGAIN_MS   10
+
+static bool has_to_read_first(struct vb_pin_link *l) {
+    int bytes = 0;
+
+    if (ioctl(l->fd, SIOCOUTQ, &bytes) < 0 ||
+        bytes == 0) /* what is not received yet: net/unix/af_unix.c, unix_outq_len() */
+        l->fds_out = false;
+    return l->fds_out || bytes > UNREAD_MAX;
+}
+
+static void on_again(evutil_socket_t fd, short what, void *arg) {
+    struct vb_pin_link *l = arg;
+
+    (void)fd, (void)what;
+    if (vb_outbox_empty(&l->out))
+        event_add(l->readable, NULL);
+}
+
 static void on_readable(evutil_socket_t fd, short what, void *arg) {
+    static const struct timeval again = {.tv_usec = AGAIN_MS * 1000};
     struct vb_pin_link *l = arg;
     struct vb_session *s = l->session;
     VB_PACKET struct vb_packet p = VB_PACKET_INIT;
 
     (void)what;
+    if (has_to_read_first(l)) {
+        event_del(l->readable);
+        evtimer_add(l->again, &again);
+        return;
+    }
     int r = vb_packet_recv_no_fds(fd, s->client.in, VB_PACKET_MAX, MSG_DONTWAIT, &p);
     if (r == -EAGAIN)
         return;
@@ -340,7 +374,8 @@ static int open_link(struct vb_session *s, struct vb_token *t, const VfioBrokerI
     l->fd = vb_steal_fd(fd);
     l->readable = event_new(s->base, l->fd, EV_READ | EV_PERSIST, on_readable, l);
     l->writable = event_new(s->base, l->fd, EV_WRITE | EV_PERSIST, on_writable, l);
-    if (!l->readable || !l->writable || event_add(l->readable, NULL) < 0) {
+    l->again = evtimer_new(s->base, on_again, l);
+    if (!l->readable || !l->writable || !l->again || event_add(l->readable, NULL) < 0) {
         free_link(l);
         return -ENOMEM;
     }

@@ -45,6 +45,8 @@ struct vb_pin_link {
     uint32_t pinner, client_pid, client_uid; /* as the daemon says */
     int fd;
     struct event *readable, *writable;
+    struct event *again; /* when it may be read: see on_readable() */
+    bool fds_out;        /* a reply with fds may not have been received yet */
     struct vb_outbox
         out; /* a reply, and for each pin at most Invalidate and PinsLost; nothing is read while it is not empty */
     uint32_t n_sent, sent[VB_MEMORIES_MAX]; /* memories whose fds the pinner has */

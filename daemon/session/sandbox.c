@@ -7,7 +7,9 @@
  * denied by name. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <seccomp.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -110,6 +112,7 @@ static const unsigned long ioctls[] = {
     VFIO_DEVICE_BIND_IOMMUFD,
     VFIO_DEVICE_ATTACH_IOMMUFD_PT,
     VFIO_DEVICE_DETACH_IOMMUFD_PT,
+    SIOCOUTQ, /* on pin links */
 };
 
 static const int fcntls[] = {F_GETFD, F_GETFL, F_DUPFD_CLOEXEC, F_GET_SEALS};
