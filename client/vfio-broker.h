@@ -259,7 +259,7 @@ int vfb_device_release(struct vfb_client *c, uint32_t device);
 struct vfb_token {
     uint32_t id; /* for vfb_token_revoke() */
     uint8_t secret[VFB_TOKEN_SIZE];
-    char warning[320]; /* what it cannot take back, as a sentence */
+    char warning[400]; /* what it cannot take back, as a sentence */
 };
 /* A token for the IOVAs [first, last] of a space, bytes, mapped or not; more of them may be mapped later. `name` is for
  * people, at most 63 printable characters, or NULL. Whoever has the secret can open accesses, also several, until the token
@@ -274,7 +274,7 @@ struct vfb_access {
     uint32_t id;
     struct vfb_range range; /* IOVAs that can be pinned */
     char name[64];          /* the token's */
-    char warning[320];      /* as in struct vfb_token */
+    char warning[400];      /* as in struct vfb_token */
 };
 /* secret: the VFB_TOKEN_SIZE bytes that the owner told; borrowed. An access ends by vfb_access_close(), with
  * VFB_EVENT_PINS_LOST and `closed` when its token is revoked or its owner ends, or with this client.
@@ -310,9 +310,8 @@ struct vfb_pin {
  * VFB_BUSY: it is being unmapped. vfb_error()->entry: which range. */
 int vfb_pin(struct vfb_client *c, uint32_t access, const struct vfb_pin_range *ranges, size_t n,
             struct vfb_pin *ret_pins);
-/* 1 to 64 pins, all or none: VFB_NOT_FOUND names the entry that is no pin (any more). From here on the owner may unmap the
- * pages, and they may go. An event can name pins that were unpinned while it was under way: a handler that gets
- * VFB_NOT_FOUND leaves out vfb_error()->entry and tries again, else the rest stay pinned until the deadline. */
+/* 1 to 64 pins. From here on the owner may unmap the pages, and they may go. Those that are no pins any more are passed over,
+ * since an event can name pins that were unpinned or lost while it was under way; VFB_NOT_FOUND: none of them is one. */
 int vfb_unpin(struct vfb_client *c, uint32_t access, const uint32_t *pins, size_t n);
 
 /* ---- looking -------------------------------------------------------------------------------------------------- */

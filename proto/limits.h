@@ -13,7 +13,7 @@
 #define VB_DECODE_MAX       524288u /* what one packet may decode into; twice the worst batch */
 #define VB_NAME_MAX         63u     /* names that clients give to things */
 #define VB_ADDRESS_MAX      63u     /* a device address */
-#define VB_ERROR_TEXT       320u    /* the sentence of an error, with its final 0 */
+#define VB_ERROR_TEXT       400u    /* the sentence of an error, with its final 0 */
 #define VB_CONFLICTS_MAX    16u     /* listed in one error */
 #define VB_REGIONS_MAX      64u     /* reserved regions of a device, usable ranges of a space */
 #define VB_INSPECT_ROWS     256u    /* rows of one Inspect page: 256 mapping rows are 11 KiB */

@@ -101,18 +101,21 @@ static void refuse(struct vb_lease *l, const struct vb_error *e) {
     l->account->all->ops->answer(l, l->request.serial, 0, NULL, e);
 }
 
-/* The session puts before this what it wants: core/ledger.c. */
+/* Who else uses the limit, and the way out. The session puts before this what it wants, and what is left: core/ledger.c. */
 static int too_little(struct vb_lease *l, const struct vb_limits *limits, struct vb_error *e) {
     const struct vb_account *a = l->account;
-    char own[80] = "";
+    const uint64_t others = a->leased - l->booked;
+    char leased[128] = "", own[80] = "";
 
+    if (others)
+        snprintf(leased, sizeof leased, "other sessions of %.60s have %s", a->name, VB_SIZE(others));
     if (limits->own)
-        snprintf(own, sizeof own, " and %s locked by %s", VB_SIZE(limits->own),
-                 a->key.kind == VB_ACCOUNT_PROCESS ? "the client itself" : "its processes themselves");
+        snprintf(own, sizeof own, "%s%s %s locked", others ? ", " : "",
+                 a->key.kind == VB_ACCOUNT_PROCESS ? "the client itself has" : "its processes themselves have",
+                 VB_SIZE(limits->own));
     vb_error_limit(e, l->request.need, used(a, limits), limits->limit, limits->whose);
-    return vb_refuse(e, VB_LIMIT, "%s are leased to %.60s%s, limit %s (%s): raise the limit or unmap%s something",
-                     VB_SIZE(a->leased), a->name, own, VB_SIZE(limits->limit), limits->whose,
-                     limits->own ? " or unlock" : "");
+    return vb_refuse(e, VB_LIMIT, "%s%s%sraise the limit or unmap%s something", leased, own,
+                     others || limits->own ? "; " : "", limits->own ? " or unlock" : "");
 }
 
 enum verdict { SERVED, TOO_LITTLE, NEVER };

@@ -9,11 +9,12 @@
 
 static int too_little(struct vb_ledger *l, uint64_t bytes, struct vb_error *e) {
     vb_error_limit(e, bytes, l->used, l->limit, l->whose);
-    return vb_refuse(e, VB_LIMIT,
-                     "%s more cannot be pinned: %s are in use and the lease is %s, limit %s (%s); raise the limit or "
-                     "unmap something",
-                     VB_SIZE(bytes), VB_SIZE(l->used), VB_SIZE(l->lease), VB_SIZE(l->limit),
-                     l->whose[0] ? l->whose : "nobody's limit is known");
+    return vb_refuse(
+        e, VB_LIMIT,
+        "memory limit: %s more wanted, %s in use of a lease of %s, limit %s (%s); raise the limit or unmap "
+        "something",
+        VB_SIZE(bytes), VB_SIZE(l->used), VB_SIZE(l->lease), VB_SIZE(l->limit),
+        l->whose[0] ? l->whose : "nobody's limit is known");
 }
 
 static int check_tables(struct vb_ledger *l, uint64_t bytes, struct vb_error *e) {
@@ -31,18 +32,21 @@ static bool enough(const struct vb_ledger *l, uint64_t total, uint64_t doubled) 
     return total <= l->lease && (!l->want || doubled <= l->doubled_granted);
 }
 
-/* The account refuses, in its own words: before them, what was wanted. Lease of ours that is idle counts as used there. */
+/* The account refuses, and says who else uses the limit: before that, what was wanted, and what is left. Lease of ours that is
+ * idle counts as used there. */
 static int refused(const struct vb_ledger *l, uint64_t bytes, int r, struct vb_error *e) {
     const uint64_t idle = l->lease > l->used ? l->lease - l->used : 0;
     char text[VB_ERROR_TEXT];
+    uint64_t left;
 
     if (r != VB_LIMIT || !e || !e->limit.set)
         return r;
-    snprintf(text, sizeof text, "%s", e->text);
-    snprintf(e->text, sizeof e->text, "%s more cannot be pinned (%s of the lease left): %.200s", VB_SIZE(bytes),
-             VB_SIZE(idle), text);
     e->limit.wanted = bytes;
     e->limit.used -= idle < e->limit.used ? idle : e->limit.used;
+    left = e->limit.used < e->limit.limit ? e->limit.limit - e->limit.used : 0;
+    snprintf(text, sizeof text, "%s", e->text);
+    snprintf(e->text, sizeof e->text, "memory limit: %s more wanted, %s left of %s (%.80s); %.160s", VB_SIZE(bytes),
+             VB_SIZE(left), VB_SIZE(e->limit.limit), e->limit.whose, text);
     return r;
 }
 

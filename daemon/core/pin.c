@@ -63,6 +63,9 @@ static int check_bytes(struct vb_pin *p, struct vb_error *e) {
 }
 
 static int check_numbers(const struct vb_model *m, const struct vb_pin *p, struct vb_error *e) {
+    if (m->last_pin == UINT32_MAX) /* pinners count on growing numbers */
+        return vb_refuse(e, VB_LIMIT,
+                         "the numbers of pins of this session have run out; its client has to connect again");
     if (m->n_pins < VB_PINS_MAX && m->pin_parts + p->n_parts <= VB_PIN_PARTS_MAX)
         return 0;
     vb_error_limit(e, 1, m->n_pins, VB_PINS_MAX, "pins on a session");

@@ -1,6 +1,7 @@
 /* The pinner's end of a pin link: our client's accesses to spaces of others. Requests are passed on to the owner's session and
  * answered when it answers; what it says unasked becomes an event. While the client does not read, the link is not read. */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -220,6 +221,14 @@ static bool received(struct vb_access *a, struct vb_packet *p) {
     return false;
 }
 
+/* An O_PATH fd closes at once, and is no memory all the same. */
+static bool all_memory(const struct vb_packet *p) {
+    for (unsigned i = 0; i < p->n_fds; i++)
+        if (fcntl(p->fds[i], F_GET_SEALS) < 0)
+            return false;
+    return true;
+}
+
 static void on_readable(evutil_socket_t fd, short what, void *arg) {
     struct vb_access *a = arg;
     struct vb_session *s = a->session;
@@ -236,7 +245,7 @@ static void on_readable(evutil_socket_t fd, short what, void *arg) {
     /* They are memory if the owner's session is sane. If not, closing them may wait. */
     const unsigned foreign = vb_foreign_set_aside(&p);
     s->n_foreign_owners += foreign;
-    if (foreign > 0)
+    if (foreign > 0 || !all_memory(&p))
         end_access(a, VB_UNAVAILABLE, "the owner's session sent fds that are no memory", false);
     else if (r <= 0)
         end_access(a, VB_UNAVAILABLE, "the owner of the space is gone", false);

@@ -2,7 +2,8 @@
  * a socket pair that the daemon makes when a token is redeemed. Neither trusts the other.
  *
  *   token.c     the owner's tokens
- *   pin-link.c  the owner's end: pins of others on our spaces
+ *   pin-link.c  the owner's end: a link of another session to a space of ours; pin-request.c: what it asks;
+ *               pin-ask.c: Invalidate and the deadline, for the pins of all links
  *   park.c      requests of our client that wait until pins have ended
  *   access.c    the pinner's end: our client's accesses to spaces of others; access-check.c: what their owners may say
  *   op-pin.c    the requests
@@ -45,14 +46,29 @@ struct vb_pin_link {
     uint32_t pinner, client_pid, client_uid; /* as the daemon says */
     int fd;
     struct event *readable, *writable;
-    struct event *again; /* when it may be read: see on_readable() */
-    bool fds_out;        /* a reply with fds may not have been received yet */
-    struct vb_outbox
-        out; /* a reply, and for each pin at most Invalidate and PinsLost; nothing is read while it is not empty */
+    struct event *again;  /* when it may be read */
+    uint64_t rests_until; /* monotonic ms */
+    bool fds_out;         /* a reply with fds may not have been received yet */
+    /* A reply, and for each pin at most Invalidate and PinsLost; nothing is read while it is not empty. */
+    struct vb_outbox out;
     uint32_t n_sent, sent[VB_MEMORIES_MAX]; /* memories whose fds the pinner has */
 };
 /* Somebody shows a secret. The fd is consumed. May be called while a request of our client is being carried out. */
 void vb_pin_link_offered(struct vb_session *s, const VfioBrokerInternal__PinLink *m, int fd);
+/* False: the link is gone. */
+bool vb_pin_link_send(struct vb_pin_link *l, const VfioBrokerInternal__ToPinner *m, const int *fds, unsigned n);
+/* Ends it, with its pins. With a reason the pinner is told, if its socket takes it. */
+void vb_pin_link_close(struct vb_pin_link *l, const char *reason);
+/* Those of a token (NULL: all). */
+void vb_pin_links_close(struct vb_session *s, const struct vb_token *token, const char *reason);
+/* Carries out what waits to be read, some of it. False: the link is gone. */
+bool vb_pin_link_drain(struct vb_pin_link *l);
+
+/* ---- pin-request.c ---- */
+/* Carries out and answers one request. NULL, or nonsense: the link ends. */
+void vb_pin_link_request(struct vb_pin_link *l, const VfioBrokerInternal__ToOwner *m);
+
+/* ---- pin-ask.c ---- */
 /* Which pins: in any of the ranges of a space (0 ranges: anywhere), of one token or (NULL) of all. */
 struct vb_pin_filter {
     struct vb_space *space;
@@ -65,8 +81,6 @@ bool vb_pins_exist(const struct vb_pin_filter *f);
 void vb_pins_ask(struct vb_session *s, const struct vb_pin_filter *f);
 /* Takes away those whose deadline has come. Returns when the next one comes (monotonic ms), or 0. */
 uint64_t vb_pins_expire(struct vb_session *s, uint64_t now_ms);
-/* Ends links of a token (NULL: all), with their pins. */
-void vb_pin_links_close(struct vb_session *s, const struct vb_token *token, const char *reason);
 
 /* ---- park.c ---- */
 /* Has the request to wait for earlier parked ones on these ranges, or (unless pins_matter is false) for pins? Then it is

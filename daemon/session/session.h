@@ -114,8 +114,10 @@ struct vb_session {
     struct vb_table tokens;              /* struct vb_token */
     TAILQ_HEAD(, vb_pin_link) pin_links; /* others' accesses to our spaces */
     uint32_t n_pin_links, n_refused, n_opened;
-    struct vb_table accesses;  /* struct vb_access */
-    unsigned n_foreign_owners; /* as client.n_foreign, from the sessions of spaces' owners: not our client's fault */
+    struct vb_pin_link *serving; /* whose request is carried out now */
+    uint64_t links_rest_until;   /* monotonic ms: pin-link.c */
+    struct vb_table accesses;    /* struct vb_access */
+    unsigned n_foreign_owners;   /* as client.n_foreign, from the sessions of spaces' owners: not our client's fault */
     struct vb_pending pending[VB_PARKED_MAX];
     uint64_t last_serial;
     struct vb_park_list park;

@@ -24,7 +24,7 @@ static int grant_too_little(struct vb_ledger *l, uint64_t need, uint64_t doubled
 static int refuse(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_error *e) {
     (void)l, (void)doubled;
     vb_error_limit(e, need, 15000, 20000, "policy");
-    return vb_refuse(e, VB_LIMIT, "15000 bytes are leased to pid 812 (qemu), limit 20000 bytes (policy)");
+    return vb_refuse(e, VB_LIMIT, "other sessions of uid 1000 have 5000 bytes; raise the limit");
 }
 
 static int no(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_error *e) {
@@ -96,8 +96,8 @@ static void test_a_refusal_of_the_account(void **state) {
     assert_int_equal(vb_ledger_reserve(&l, PAID(7000), &e), 0);
     assert_int_equal(vb_ledger_reserve(&l, PAID(9000), &e), VB_LIMIT);
     assert_string_equal(e.text,
-                        "9000 bytes more cannot be pinned (3000 bytes of the lease left): 15000 bytes are leased "
-                        "to pid 812 (qemu), limit 20000 bytes (policy)");
+                        "memory limit: 9000 bytes more wanted, 8000 bytes left of 20000 bytes (policy); other sessions "
+                        "of uid 1000 have 5000 bytes; raise the limit");
     assert_true(e.limit.wanted == 9000 && e.limit.used == 12000 && e.limit.limit == 20000);
     assert_int_equal(vb_ledger_reserve(&l, PAID(9000), NULL), VB_LIMIT);
     assert_int_equal(l.used, 7000);
