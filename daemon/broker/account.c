@@ -131,10 +131,11 @@ static uint64_t cost(const struct vb_lease *l, uint64_t bytes) {
 static int grant(struct vb_lease *l, const struct vb_limits *limits, struct vb_error *e) {
     struct vb_account *a = l->account;
     const uint64_t before = l->booked, left = vb_account_left(a, limits);
+    const bool others_wait = l->request.waits ? TAILQ_NEXT(l, request.entry) != NULL : !TAILQ_EMPTY(&a->queue);
     uint64_t n = l->request.need, most = l->booked - l->bytes + left;
     int r;
 
-    if (n != 0 && !TAILQ_NEXT(l, request.entry) && l->request.wish > n)
+    if (!others_wait && l->request.wish > n)
         n = l->request.wish < most ? l->request.wish : most;
     book(l, l->booked + cost(l, n));
     r = a->all->ops->set_memlock(l, vb_lease_memlock(l->bytes + n, l->request.doubled), NULL, e);

@@ -4,17 +4,17 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "proto/clock.h"
 #include "session/session.h"
 
-static int want(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_error *e) {
-    struct vb_session *s = l->arg;
+static int ask(struct vb_session *s, uint64_t need, uint64_t wish, uint64_t doubled, struct vb_error *e) {
+    struct vb_ledger *l = &s->model->ledger;
     VfioBrokerInternal__LeaseWant want = VFIO_BROKER_INTERNAL__LEASE_WANT__INIT;
     VfioBrokerInternal__Call call = VFIO_BROKER_INTERNAL__CALL__INIT;
     VfioBrokerInternal__Answer *answer;
 
     want.need = need;
-    if (__builtin_add_overflow(need, VB_LEASE_SLACK, &want.wish))
-        want.wish = need;
+    want.wish = wish;
     want.doubled = doubled;
     call.body_case = VFIO_BROKER_INTERNAL__CALL__BODY_LEASE;
     call.lease = &want;
@@ -27,6 +27,12 @@ static int want(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_
     l->limit = answer->lease->limit;
     snprintf(l->whose, sizeof l->whose, "%s", answer->lease->limit_whose);
     return 0;
+}
+
+static int want(struct vb_ledger *l, uint64_t need, uint64_t doubled, struct vb_error *e) {
+    uint64_t wish;
+
+    return ask(l->arg, need, __builtin_add_overflow(need, VB_LEASE_SLACK, &wish) ? need : wish, doubled, e);
 }
 
 /* A session that lies to itself (--test-lie) has less than it believes, and keeps all. */
@@ -58,6 +64,32 @@ static void on_idle(evutil_socket_t fd, short what, void *arg) {
     watch(s);
 }
 
+/* Little is left of the lease: more is asked for before it is needed, since no daemon may be there then. */
+static bool low(const struct vb_session *s, uint64_t *ret_idle) {
+    *ret_idle = vb_ledger_idle(&s->model->ledger, 0);
+    return *ret_idle < VB_LEASE_SLACK / 2 && s->control.state == VB_LINK_UP && !lies(s) &&
+           vb_now_ms() >= s->low_again_ms;
+}
+
+static void on_low(evutil_socket_t fd, short what, void *arg) {
+    struct vb_session *s = arg;
+    struct vb_error e = {.code = 0};
+    uint64_t idle;
+
+    (void)fd, (void)what;
+    if (!low(s, &idle))
+        return;
+    s->low_again_ms = vb_now_ms() + VB_LEASE_IDLE_MS; /* an account that has nothing left is not asked at each map */
+    ask(s, 0, VB_LEASE_SLACK - idle, s->model->ledger.doubled_granted, &e);
+}
+
+void vb_lease_used(struct vb_session *s) {
+    uint64_t idle;
+
+    if (s->lease_low && low(s, &idle))
+        event_active(s->lease_low, EV_TIMEOUT, 0);
+}
+
 void vb_lease_idle(struct vb_session *s) {
     if (s->lease_timer && !evtimer_pending(s->lease_timer, NULL))
         watch(s);
@@ -83,11 +115,14 @@ int vb_lease_start(struct vb_session *s) {
     s->model->ledger.want = want;
     s->model->ledger.released = released;
     s->lease_timer = evtimer_new(s->base, on_idle, s);
-    return s->lease_timer ? 0 : -ENOMEM;
+    s->lease_low = event_new(s->base, -1, 0, on_low, s);
+    return s->lease_timer && s->lease_low ? 0 : -ENOMEM;
 }
 
 void vb_lease_stop(struct vb_session *s) {
     if (s->lease_timer)
         event_free(s->lease_timer);
-    s->lease_timer = NULL;
+    if (s->lease_low)
+        event_free(s->lease_low);
+    s->lease_timer = s->lease_low = NULL;
 }

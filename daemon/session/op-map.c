@@ -60,7 +60,12 @@ int vb_op_map(struct vb_session *s, struct vb_request *rq, struct vb_error *e) {
         entries[i] = (struct vb_map_entry){m->iova, m->size, m->offset, m->memory, m->prot};
     }
     r = map_waits(s, rq, entries, e);
-    return r != 0 || rq->deferred ? r : vb_model_map(s->model, q->space, entries, q->n_entries, e);
+    if (r != 0 || rq->deferred)
+        return r;
+    r = vb_model_map(s->model, q->space, entries, q->n_entries, e);
+    if (r == 0)
+        vb_lease_used(s);
+    return r;
 }
 
 static int unmap(struct vb_session *s, struct vb_request *rq, const struct vb_unmap_entry *entries,

@@ -106,7 +106,9 @@ struct vb_session {
     struct vb_control_link control;
     struct vb_held held[2 * VB_DEVICES_MAX];
     unsigned n_held;
-    struct event *lease_timer;
+    struct event *lease_timer, *lease_low;
+    uint64_t low_again_ms; /* lease.c */
+
     bool lies; /* --test-lie; no #ifdef here: not every file that has this structure includes config.h */
     struct event *held_timer;
     unsigned held_poll_ms; /* until it fires next */
@@ -172,6 +174,8 @@ void vb_control_give(struct vb_session *s, const struct vb_give *g, bool asked);
 /* The ledger's want() and released(). 0 or -ENOMEM. */
 int vb_lease_start(struct vb_session *s);
 void vb_lease_stop(struct vb_session *s);
+/* Something was reserved: more is asked for if little is left, from the loop. */
+void vb_lease_used(struct vb_session *s);
 /* Something may be idle from now on. */
 void vb_lease_idle(struct vb_session *s);
 /* The daemon wants what is idle. */

@@ -91,9 +91,9 @@ else
 	device=0000:00:04.0 other=0000:00:05.0
 	options=(--backend=iommufd)
 fi
-# What the client may lock: 128 MiB where we may say so, else what we may ourselves. It maps half of the lease that a session
-# begins with (VB_LEASE_SLACK), so that some is left for while the daemon is away.
-size=32 memlock=$((128 << 20))
+# What the client may lock: 128 MiB where we may say so, else what we may ourselves. It maps all of the lease that a session
+# begins with (VB_LEASE_SLACK); more comes by itself, for while the daemon is away.
+size=64 memlock=$((128 << 20))
 if [ -z "$root" ] || ! prlimit --memlock=$memlock:$memlock true 2>/dev/null; then
 	memlock=
 	hard=$(ulimit -H -l)
@@ -161,7 +161,7 @@ must attach
 show "attached to a space of its own"
 
 step "It maps $size MiB of memfd for the device"
-[ "$size" = 32 ] || show "not 32 MiB: this user's limit of locked memory is $hard KiB"
+[ "$size" = 64 ] || show "not 64 MiB: this user's limit of locked memory is $hard KiB"
 must map "$size"
 show "mapped: IOVA and bytes: $answer"
 if [ -z "$emulated" ]; then
