@@ -218,7 +218,7 @@ static void case_own_locks_later(void) {
     tap_check(p != MAP_FAILED && syscall(SYS_mlock, p, MIB) == 0, "mlock: %s", strerror(errno));
     REFUSED(a.c, map_of(&a, 2 * MIB, PAGE), VFB_LIMIT);
     full(&a, PAGE, 3 * MIB, 2 * MIB);
-    says(a.c, "1 MiB locked by the client itself");
+    says(a.c, "the client itself has 1 MiB locked");
     says(a.c, "unlock");
     tap_check(usage(a.c).used == 2 * MIB && describe(a.c, a.space).mappings == 1, "used %" PRIu64, usage(a.c).used);
     memlock(3 * MIB);
