@@ -106,16 +106,20 @@ static int map_of(struct member *x, uint64_t at, uint64_t size) {
     return map1(x->c, x->space, x->m.id, at, at, size);
 }
 
-static void full(struct member *x, uint64_t wanted, uint64_t used, uint64_t limit) {
-    const struct vfb_error *e = vfb_error(x->c);
+static void full_of(struct vfb_client *c, uint64_t wanted, uint64_t used, uint64_t limit) {
+    const struct vfb_error *e = vfb_error(c);
 
-    says(x->c, "RLIMIT_MEMLOCK");
-    says_number(x->c, (uint64_t)getpid());
-    says_number(x->c, wanted);
-    says_number(x->c, limit);
+    says(c, "RLIMIT_MEMLOCK");
+    says_number(c, (uint64_t)getpid());
+    says_number(c, wanted);
+    says_number(c, limit);
     tap_check(e->wanted == wanted && e->used == used && e->limit == limit && strstr(e->limit_whose, "RLIMIT_MEMLOCK"),
               "wanted %" PRIu64 ", used %" PRIu64 ", limit %" PRIu64 " (%s)", e->wanted, e->used, e->limit,
               e->limit_whose);
+}
+
+static void full(struct member *x, uint64_t wanted, uint64_t used, uint64_t limit) {
+    full_of(x->c, wanted, used, limit);
 }
 
 static double seconds(void) {
@@ -252,6 +256,50 @@ static void case_idle_lease_goes_back(void) {
     vfb_client_free(a.c);
 }
 
+/* A guest as large as the limit, and two devices that see all of it, first in one space, then each in its own: a page costs a
+ * page. One page more is refused, and nothing changes. */
+static void case_exactly_the_limit(void) {
+    const uint64_t at = 0x1000000, limit = 4 * MIB;
+    struct vfb_usage before, after;
+    struct mem guest, more;
+    struct vfb_client *c;
+    struct rig a, b;
+    uint32_t one, two;
+
+    memlock(limit);
+    c = join();
+    guest = mem_new(c, limit);
+    more = mem_new(c, PAGE);
+    one = space_new(c);
+    OK(c, map1(c, one, guest.id, at, 0, limit));
+    OK(c, map1(c, one, guest.id, SCRATCH_IOVA, 0, PAGE)); /* pages that are paid already */
+    a = rig_in(c, test_devices[0], one, guest);
+    b = rig_in(c, test_devices[1], one, guest);
+    for (int spaces = 1; spaces <= 2; spaces++) {
+        dma_reaches(&a, at + MIB, guest.p + MIB);
+        dma_reaches(&b, at + limit - PAGE, guest.p + limit - PAGE);
+        before = usage(c);
+        tap_check(before.used == limit, "%" PRIu64 " bytes are paid for a guest of %" PRIu64, before.used, limit);
+        REFUSED(c, map1(c, one, more.id, 2 * at, 0, PAGE), VFB_LIMIT);
+        full_of(c, PAGE, limit, limit);
+        after = usage(c);
+        tap_check(after.used == before.used && after.mappings == before.mappings && after.mapped == before.mapped &&
+                      after.lease == before.lease && after.tables == before.tables,
+                  "a refused page changed something: %" PRIu64 " bytes, %" PRIu64 " mappings", after.used,
+                  after.mappings);
+        dma_reaches(&a, at + 2 * MIB, guest.p + 2 * MIB);
+        if (spaces == 2)
+            break;
+        two = space_new(c);
+        OK(c, map1(c, two, guest.id, at, 0, limit));
+        OK(c, map1(c, two, guest.id, SCRATCH_IOVA, 0, PAGE));
+        OK(c, vfb_device_detach(c, b.d.id));
+        OK(c, vfb_device_attach(c, b.d.id, two));
+        b.space = two;
+    }
+    vfb_client_free(c);
+}
+
 static void case_mappings_max(void) {
     struct vfb_client *c = join();
     struct mem m = mem_new(c, 16 * PAGE);
@@ -298,4 +346,5 @@ DEFINE_CASES(limit, {"RLIMIT_MEMLOCK: what fits fits, one page more does not", c
              {"RLIMIT_MEMLOCK lowered under two connections", case_lowered_under_two, 0},
              {"memory that the client locks later counts too", case_own_locks_later, 0},
              {"idle lease goes back by itself", case_idle_lease_goes_back, 30},
+             {"a guest as large as the limit, through two devices, in one space and in two", case_exactly_the_limit, 0},
              {"65536 mappings, and not one more", case_mappings_max, 180});
