@@ -46,13 +46,9 @@ bool vb_park_covers(struct vb_session *s, const struct vb_space *space, struct v
     return claimed(s, NULL, space->id, &r, 1);
 }
 
-static void expire(struct vb_session *s) {
-    uint64_t now = vb_now_ms(), next = vb_pins_expire(s, now);
-
-    if (next == 0)
-        return;
-    uint64_t ms = next > now ? next - now : 1;
+static void arm(struct vb_session *s, uint64_t ms) {
     const struct timeval t = {(time_t)(ms / 1000), (suseconds_t)(ms % 1000 * 1000)};
+
     evtimer_add(s->park.deadline, &t);
 }
 
@@ -91,10 +87,13 @@ int vb_park(struct vb_session *s, struct vb_request *rq, const struct vb_pin_fil
     if (r != 0)
         return r;
     rq->deferred = true;
-    if (pins) {
-        vb_pins_ask(s, f);
-        expire(s);
-    }
+    if (!pins)
+        return 0;
+    vb_pins_ask(s, f);
+    /* Pins that were asked earlier have armed it. Nothing expires here, since that reads links into the arena, where this request
+     * lives. */
+    if (!evtimer_pending(s->park.deadline, NULL))
+        arm(s, VB_INVALIDATE_MS);
     return 0;
 }
 
@@ -120,8 +119,11 @@ static void on_retry(evutil_socket_t fd, short what, void *arg) {
 }
 
 static void on_deadline(evutil_socket_t fd, short what, void *arg) {
+    uint64_t now = vb_now_ms(), next = vb_pins_expire(arg, now);
+
     (void)fd, (void)what;
-    expire(arg);
+    if (next != 0)
+        arm(arg, next > now ? next - now : 1);
     vb_park_poke(arg);
 }
 
