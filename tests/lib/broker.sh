@@ -75,11 +75,13 @@ policy() {
 	echo "$work/policy.json"
 }
 
-# broker_start POLICY OPTION...: starts vfio-brokerd and waits until it listens. Its log is $work/broker.log.
+# broker_start POLICY OPTION...: starts vfio-brokerd and waits until it listens. Its log is $work/broker.log. Brokers that run at
+# the same time as root must not share uids of sessions: VB_SESSION_UIDS=FIRST-COUNT gives this one others.
 broker_start() {
 	local policy=$1 i program
 	shift
 	program=$(program vfio-brokerd) || return
+	[ -z "${VB_SESSION_UIDS:-}" ] || set -- --session-uids="$VB_SESSION_UIDS" "$@"
 	mkdir -p "$work/run"
 	chmod 755 "$work/run"
 	"$program" --socket="$broker_socket" --runtime-dir="$work/run" --policy="$policy" "$@" >>"$work/broker.log" 2>&1 &
