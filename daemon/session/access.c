@@ -11,8 +11,8 @@
 #include "proto/cleanup.h"
 #include "session/pins.h"
 
-/* An owner's session that does not answer in that time is taken for dead. It may be pinning much. */
-#define PATIENCE_S 10
+/* An owner's session that does not answer in that time is taken for dead. It may be pinning much, for others too. */
+#define PATIENCE_S 60
 /* Beyond so many fds that are no memory, no access can be opened: those that are open can send 16 more each. */
 #define FOREIGN_MAX 64u
 

@@ -100,11 +100,12 @@ void vb_pin_links_close(struct vb_session *s, const struct vb_token *token, cons
  * socket has room for one.
  * Pinning takes time, and our own client and other pinners wait meanwhile. So a link rests after each request, the longer the
  * more that took and the more links there are, and all of them rest a little: together they have a quarter of our time. */
-#define UNREAD_MAX 65536
-#define AGAIN_MS   10
-#define REST       3
-#define SHORT_MS   2 /* what takes no longer needs no rest: the timer would cost more */
-#define DRAIN_MAX  16
+#define UNREAD_MAX  65536
+#define AGAIN_MS    10
+#define REST        3
+#define REST_MAX_MS 5000 /* much less than access.c has patience for */
+#define SHORT_MS    2    /* what takes no longer needs no rest: the timer would cost more */
+#define DRAIN_MAX   16
 
 static bool has_to_read_first(struct vb_pin_link *l) {
     int bytes = 0;
@@ -135,7 +136,7 @@ static void rest(struct vb_session *s, struct vb_pin_link *l, uint64_t begun, ui
 
     if (took < SHORT_MS)
         return;
-    l->rests_until = ended + REST * took * s->n_pin_links;
+    l->rests_until = ended + (REST * took * s->n_pin_links < REST_MAX_MS ? REST * took * s->n_pin_links : REST_MAX_MS);
     s->links_rest_until = ended + REST * took;
 }
 
