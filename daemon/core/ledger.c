@@ -53,9 +53,9 @@ static int refused(const struct vb_ledger *l, uint64_t bytes, int r, struct vb_e
 /* Pins are made by others: those who pin page by page must not make us ask the daemon for each. So some more is asked for;
  * the lease, which is what the account pays, has none of it. */
 static uint64_t ask_doubled(const struct vb_ledger *l, uint64_t doubled) {
-    const uint64_t slack = doubled / 8 > VB_DOUBLED_SLACK ? doubled / 8 : VB_DOUBLED_SLACK;
+    const uint64_t slack = doubled / 8 > l->doubled_slack ? doubled / 8 : l->doubled_slack;
 
-    return doubled > l->doubled_granted ? doubled + slack : doubled;
+    return l->doubled_slack && doubled > l->doubled_granted ? doubled + slack : doubled;
 }
 
 static int want(struct vb_ledger *l, uint64_t total, uint64_t doubled, struct vb_error *e) {

@@ -36,6 +36,7 @@ struct vb_ledger {
     uint64_t used;            /* bytes paid */
     uint64_t doubled;         /* bytes */
     uint64_t doubled_granted; /* bytes: in RLIMIT_MEMLOCK */
+    uint64_t doubled_slack;   /* bytes: asked for beyond doubled, this or an eighth; 0: nothing */
     uint64_t tables, tables_max;
     uint64_t waiting, waiting_doubled; /* lease and doubled that a reservation in progress asks for */
     uint64_t most;                     /* used, at most, since vb_ledger_watch() */

@@ -60,32 +60,10 @@ bool vb_cgroupfs_delegated(int dir) {
     return false;
 }
 
-static int read_file(int dir, const char *file, char *buf, size_t size) {
-    VB_FD int fd = openat(dir, file, O_RDONLY | O_CLOEXEC);
-    size_t used = 0;
-
-    if (fd < 0)
-        return -errno;
-    while (used < size) {
-        ssize_t n = read(fd, buf + used, size - used);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0) {
-            buf[used] = 0;
-            return 0;
-        }
-        used += (size_t)n;
-    }
-    return -EFBIG;
-}
-
 bool vb_cgroupfs_has(int dir, const char *controller) {
     char text[512];
 
-    if (read_file(dir, "cgroup.controllers", text, sizeof text) < 0)
+    if (vb_file_read_at(dir, "cgroup.controllers", text, sizeof text) < 0)
         return false;
     for (char *rest = text, *word; (word = strsep(&rest, " \n"));)
         if (strcmp(word, controller) == 0)
@@ -128,7 +106,7 @@ static int parse(const char *text, uint64_t *ret) {
 
 int vb_cgroupfs_number(int dir, const char *file, uint64_t *ret) {
     char text[32];
-    int r = read_file(dir, file, text, sizeof text);
+    int r = vb_file_read_at(dir, file, text, sizeof text);
 
     return r < 0 ? r : parse(text, ret);
 }
@@ -137,7 +115,7 @@ int vb_cgroupfs_keyed(int dir, const char *file, const char *key, uint64_t *ret)
     char text[1024];
     size_t n = strlen(key);
 
-    int r = read_file(dir, file, text, sizeof text);
+    int r = vb_file_read_at(dir, file, text, sizeof text);
     if (r < 0)
         return r;
     for (char *rest = text, *line; (line = strsep(&rest, "\n"));)

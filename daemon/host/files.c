@@ -10,8 +10,8 @@
 
 #include "proto/cleanup.h"
 
-int vb_file_read(const char *path, char *buf, size_t size) {
-    VB_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+int vb_file_read_at(int dir, const char *path, char *buf, size_t size) {
+    VB_FD int fd = openat(dir, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     size_t used = 0;
 
     if (fd < 0)
@@ -31,6 +31,10 @@ int vb_file_read(const char *path, char *buf, size_t size) {
         return -EFBIG;
     buf[used] = 0;
     return (int)used;
+}
+
+int vb_file_read(const char *path, char *buf, size_t size) {
+    return vb_file_read_at(AT_FDCWD, path, buf, size);
 }
 
 int vb_file_line(const char *path, char *buf, size_t size) {

@@ -7,6 +7,8 @@
 
 /* Reads a whole small file, 0-terminated, into buf. Bytes read, -EFBIG when it does not fit, or a negative errno. */
 int vb_file_read(const char *path, char *buf, size_t size);
+/* The same below a directory's fd (openat(2)). */
+int vb_file_read_at(int dir, const char *path, char *buf, size_t size);
 /* The same, for one line without its newline. */
 int vb_file_line(const char *path, char *buf, size_t size);
 /* Last component of what a link points to. 0, -ENAMETOOLONG, or a negative errno. */

@@ -114,6 +114,7 @@ int vb_lease_start(struct vb_session *s) {
     s->model->ledger.arg = s;
     s->model->ledger.want = want;
     s->model->ledger.released = released;
+    s->model->ledger.doubled_slack = VB_DOUBLED_SLACK;
     s->lease_timer = evtimer_new(s->base, on_idle, s);
     s->lease_low = event_new(s->base, -1, 0, on_low, s);
     return s->lease_timer && s->lease_low ? 0 : -ENOMEM;

@@ -1,7 +1,4 @@
 /* Pins of all links together: which there are, asking for them (Invalidate), and taking them away at the deadline. */
-#include <stdlib.h>
-
-#include "proto/cleanup.h"
 #include "proto/clock.h"
 #include "session/pins.h"
 
@@ -27,7 +24,7 @@ bool vb_pins_exist(const struct vb_pin_filter *f) {
 
 /* One Invalidate for each link, with all its pins that have to go. */
 void vb_pins_ask(struct vb_session *s, const struct vb_pin_filter *f) {
-    VB_FREE uint32_t *ids = malloc(VB_PINS_MAX * sizeof *ids);
+    uint32_t ids[VB_PINS_MAX];
     uint64_t deadline = vb_now_ms() + VB_INVALIDATE_MS;
     struct vb_pin_link *l, *next;
     struct vb_pin *p;
@@ -40,8 +37,7 @@ void vb_pins_ask(struct vb_session *s, const struct vb_pin_filter *f) {
         TAILQ_FOREACH (p, &f->space->pins, entry)
             if (p->access == l && p->deadline_ms == 0 && matches(f, p)) {
                 p->deadline_ms = deadline;
-                if (ids)
-                    ids[ask.n_pins++] = p->id;
+                ids[ask.n_pins++] = p->id;
             }
         if (ask.n_pins == 0)
             continue;
@@ -70,8 +66,9 @@ static void send_lost(struct vb_pin_link *l, uint32_t *pins, size_t n, const cha
 }
 
 /* Pins of one link in a space. */
-static void expire(struct vb_session *s, struct vb_pin_link *l, uint64_t now_ms, uint32_t *ids, uint64_t *next) {
+static void expire(struct vb_session *s, struct vb_pin_link *l, uint64_t now_ms, uint64_t *next) {
     struct vb_pin *p, *after;
+    uint32_t ids[VB_PINS_MAX];
     size_t n = 0;
 
     for (p = TAILQ_FIRST(&l->token->space->pins); p; p = after) {
@@ -82,8 +79,7 @@ static void expire(struct vb_session *s, struct vb_pin_link *l, uint64_t now_ms,
             *next = earlier(*next, p->deadline_ms);
             continue;
         }
-        if (ids)
-            ids[n++] = p->id;
+        ids[n++] = p->id;
         vb_model_unpin(s->model, p);
     }
     if (n == 0)
@@ -103,7 +99,6 @@ static bool has_expired(const struct vb_pin_link *l, uint64_t now_ms) {
 }
 
 uint64_t vb_pins_expire(struct vb_session *s, uint64_t now_ms) {
-    VB_FREE uint32_t *ids = malloc(VB_PINS_MAX * sizeof *ids);
     struct vb_pin_link *l, *after;
     uint64_t next = 0;
 
@@ -112,7 +107,7 @@ uint64_t vb_pins_expire(struct vb_session *s, uint64_t now_ms) {
         /* What it has answered in time counts, also if we have not come to read it. */
         if (has_expired(l, now_ms) && !vb_pin_link_drain(l))
             continue;
-        expire(s, l, now_ms, ids, &next);
+        expire(s, l, now_ms, &next);
     }
     return next;
 }

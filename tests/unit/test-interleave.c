@@ -40,7 +40,8 @@ enum bug {
     DEAF_WHILE_WAITING,
 };
 
-/* m<n> map; u unmap what was mapped last; d mlock all of it too; e no more; w look what is idle; g give back what was since. */
+/* m<n> map; u unmap what was mapped last; d mlock all of it too; e no more; w look what is idle; g give back what was since; a ask
+ * for more lease before it is needed (session/lease.c). */
 struct scripts {
     const char *name;
     uint64_t limit, slack;
@@ -270,6 +271,10 @@ static void one_step(struct session *x) {
         break;
     case 'g':
         give(x, false);
+        break;
+    case 'a':
+        if (want(&x->ledger, 0, x->ledger.doubled_granted, &(struct vb_error){.code = 0}) != 0)
+            breach("more lease before it is needed is refused, not just not given");
         break;
     default:
         breach("no such step");
@@ -653,6 +658,7 @@ static const struct scripts all[] = {
     {"mapped and mlocked", 8, 1, {"m3deum4", "m4du"}, NULL, false, false},
     {"mapped and mlocked, and short of lease", 6, 1, {"m3deum4d", "m4dum2du"}, NULL, false, false},
     {"many of them", 8, 2, {"m5m2uum3", "m4um5um2"}, NULL, false, false},
+    {"more is asked for before it is needed", 8, 3, {"m2am3u", "m3um2a"}, NULL, false, false},
     {"the limit is lowered, and raised", 8, 1, {"m3um4", "m4um2"}, "l4l8", false, false},
     {"the client locks memory itself", 8, 1, {"m3um4", "m4um2"}, "k3k0", false, false},
     {"time passes", 8, 2, {"m5um3", "m4um5"}, NULL, true, false},

@@ -144,6 +144,7 @@ static void test_idle_lease(void **state) {
     /* One that has enough lease already, and waits for something else, keeps that. */
     l.lease = 14000;
     l.want = doubled_while_reclaimed;
+    l.doubled_slack = VB_DOUBLED_SLACK;
     assert_int_equal(vb_ledger_reserve(&l, (struct vb_cost){.paid = 1000, .doubled = 3000}, NULL), 0);
     assert_true(given.bytes == 5000 && given.doubled == 3000 + VB_DOUBLED_SLACK && l.lease == 9000 && l.used == 9000);
     /* What is no longer doubled is told with the next give. */

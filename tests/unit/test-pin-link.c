@@ -1,5 +1,6 @@
-/* Both ends of a pin link with a hostile session at the other: one that does not read cannot use up fds, and one that sends fds that
- * are no memory costs our client its access, not its connection. tests/fuzz/fuzz-pins.c tries the rest. */
+/* Both ends of a pin link with a hostile session at the other: one that does not read cannot use up fds, one that makes us lock much
+ * has to rest, what was answered in time counts at the deadline, and one that sends fds that are no memory costs our client
+ * its access, not its connection. tests/fuzz/fuzz-pins.c tries the rest. Linked with --wrap=mlock. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,6 +8,7 @@
 
 #include <cmocka.h>
 #include <dirent.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,6 +17,7 @@
 
 #include "backend/emulated.h"
 #include "config.h"
+#include "proto/clock.h"
 #include "session/pins.h"
 
 #define MEMORIES 40u
@@ -23,6 +26,15 @@
 static struct vb_session s;
 static struct vb_arena arena;
 static int client, daemon_fd;
+
+static unsigned mlock_ms; /* it takes that long */
+
+int __wrap_mlock(const void *p, size_t size);
+int __wrap_mlock(const void *p, size_t size) {
+    (void)p, (void)size;
+    usleep(mlock_ms * 1000);
+    return 0;
+}
 
 static int pair(int *ret_ours) {
     int sv[2];
@@ -136,6 +148,31 @@ static void ask_pin(int fd, uint64_t serial, uint32_t first, uint32_t n) {
     assert_int_equal(vb_packet_send(fd, buf, size, NULL, 0, 0), 0);
 }
 
+static void ask_unpin(int fd, uint64_t serial, uint32_t pin) {
+    VfioBrokerInternal__ToOwner m = VFIO_BROKER_INTERNAL__TO_OWNER__INIT;
+    VfioBroker__Unpin unpin = VFIO_BROKER__UNPIN__INIT;
+    uint8_t buf[64];
+
+    unpin.pins = &pin;
+    unpin.n_pins = 1;
+    m.serial = serial;
+    m.body_case = VFIO_BROKER_INTERNAL__TO_OWNER__BODY_UNPIN;
+    m.unpin = &unpin;
+    size_t size = protobuf_c_message_pack(&m.base, buf);
+    assert_int_equal(vb_packet_send(fd, buf, size, NULL, 0, 0), 0);
+}
+
+/* The next message; 0: there is none. */
+static unsigned heard(int fd) {
+    static uint8_t buf[VB_PACKET_MAX];
+    VB_PACKET struct vb_packet p = VB_PACKET_INIT;
+    const VfioBrokerInternal__ToPinner *m = NULL;
+
+    if (vb_packet_recv(fd, buf, sizeof buf, MSG_DONTWAIT, &p) == 1)
+        m = vb_decode(&arena, &vfio_broker_internal__to_pinner__descriptor, p.data, p.size);
+    return m ? (unsigned)m->body_case : 0;
+}
+
 /* How many fds came with the next packet; -1: none did. */
 static int take(int fd) {
     static uint8_t buf[VB_PACKET_MAX];
@@ -209,6 +246,91 @@ static void test_full_socket(void **state) {
     run_until_links(0);
 }
 
+static struct vb_space *space_of(void) {
+    return s.model->spaces.items[0];
+}
+
+/* A link with one pin, whose owner has asked for it. */
+static int asked(uint32_t *ret_pin) {
+    const struct vb_pin_filter all = {.space = space_of()};
+    struct vb_token *t;
+    struct vb_error e;
+
+    assert_int_equal(vb_token_create(&s, all.space, (struct vb_range){0, UINT64_MAX}, "all", &t, &e), 0);
+    int fd = link_with(t);
+    ask_pin(fd, 1, 0, 1);
+    run_until_pins(1);
+    *ret_pin = TAILQ_FIRST(&all.space->pins)->id;
+    vb_pins_ask(&s, &all);
+    assert_int_equal(heard(fd), VFIO_BROKER_INTERNAL__TO_PINNER__BODY_OPENED);
+    assert_int_equal(heard(fd), VFIO_BROKER_INTERNAL__TO_PINNER__BODY_PIN);
+    assert_int_equal(heard(fd), VFIO_BROKER_INTERNAL__TO_PINNER__BODY_INVALIDATE);
+    return fd;
+}
+
+/* It has answered, and we have not come to read it. */
+static void test_answered_in_time(void **state) {
+    uint32_t pin;
+
+    (void)state;
+    int fd = asked(&pin);
+    ask_unpin(fd, 2, pin);
+    assert_int_equal(vb_pins_expire(&s, vb_now_ms() + 2 * VB_INVALIDATE_MS), 0);
+    assert_int_equal(s.model->n_pins, 0);
+    assert_int_equal(heard(fd), VFIO_BROKER_INTERNAL__TO_PINNER__BODY_DONE);
+    assert_int_equal(heard(fd), 0);
+    close(fd);
+}
+
+static void test_not_answered(void **state) {
+    uint32_t pin;
+
+    (void)state;
+    int fd = asked(&pin);
+    assert_true(vb_pins_expire(&s, vb_now_ms()) > vb_now_ms()); /* not yet */
+    assert_int_equal(s.model->n_pins, 1);
+    assert_int_equal(vb_pins_expire(&s, vb_now_ms() + 2 * VB_INVALIDATE_MS), 0);
+    assert_int_equal(s.model->n_pins, 0);
+    assert_int_equal(heard(fd), VFIO_BROKER_INTERNAL__TO_PINNER__BODY_PINS_LOST);
+    ask_unpin(fd, 2, pin); /* too late */
+    for (unsigned i = 0; i < 500 && (i == 0 || s.links_rest_until > vb_now_ms()); i++)
+        run(20);
+    assert_int_equal(heard(fd), VFIO_BROKER_INTERNAL__TO_PINNER__BODY_ERROR);
+    close(fd);
+}
+
+/* Who makes us lock for long is not read for three times as long, and nobody else of them for some of that. */
+static void test_rest(void **state) {
+    struct vb_pin_link *l;
+    struct vb_token *t;
+    struct vb_error e;
+
+    (void)state;
+    assert_int_equal(vb_token_create(&s, space_of(), (struct vb_range){0, UINT64_MAX}, "all", &t, &e), 0);
+    int fd = link_with(t), other = link_with(t);
+    l = TAILQ_FIRST(&s.pin_links);
+    mlock_ms = 30;
+    const uint64_t begun = vb_now_ms();
+    ask_pin(fd, 1, 0, 1);
+    while (s.model->n_pins == 0)
+        event_base_loop(s.base, EVLOOP_ONCE);
+    mlock_ms = 0;
+    assert_true(s.links_rest_until >= begun + 4 * 29);
+    assert_true(l->rests_until >= begun + 29 + 2 * 3 * 29); /* of two links */
+    assert_int_equal(heard(fd), VFIO_BROKER_INTERNAL__TO_PINNER__BODY_OPENED);
+    assert_int_equal(heard(fd), VFIO_BROKER_INTERNAL__TO_PINNER__BODY_PIN); /* else this link would wait for that */
+    /* As long as they rest, nothing is read; then it is. */
+    l->rests_until = s.links_rest_until = vb_now_ms() + 400;
+    ask_pin(fd, 2, 1, 1);
+    ask_pin(other, 1, 2, 1);
+    run(50);
+    assert_true(s.model->n_pins == 1 || vb_now_ms() >= l->rests_until);
+    run_until_pins(3);
+    close(fd);
+    close(other);
+    run_until_links(0);
+}
+
 /* ---- the pinner's end ---- */
 
 /* Our client opens an access; answers as the daemon does. Returns the owner's end. */
@@ -245,9 +367,12 @@ static const VfioBroker__Reply *reply(void) {
     static uint8_t buf[VB_PACKET_MAX];
     VB_PACKET struct vb_packet p = VB_PACKET_INIT;
 
-    return vb_packet_recv(client, buf, sizeof buf, MSG_DONTWAIT, &p) == 1
-               ? vb_decode(&arena, &vfio_broker__reply__descriptor, p.data, p.size)
-               : NULL;
+    for (unsigned i = 0; i < 500; i++) {
+        if (vb_packet_recv(client, buf, sizeof buf, MSG_DONTWAIT, &p) == 1)
+            return vb_decode(&arena, &vfio_broker__reply__descriptor, p.data, p.size);
+        run(20);
+    }
+    return NULL;
 }
 
 static void test_foreign_fds(void **state) {
@@ -281,6 +406,23 @@ static void test_foreign_fds(void **state) {
     close(pipes[1]);
 }
 
+/* It closes at once, and is none all the same. */
+static void test_o_path(void **state) {
+    int owner = opened(1), fd = open("/", O_PATH | O_CLOEXEC);
+    const VfioBroker__Reply *r;
+
+    (void)state;
+    assert_int_equal(vb_packet_send(owner, "x", 1, &fd, 1, 0), 0);
+    close(fd);
+    r = reply();
+    assert_non_null(r);
+    assert_int_equal(r->error->code, VFIO_BROKER__ERROR_CODE__ERROR_UNAVAILABLE);
+    assert_non_null(strstr(r->error->text, "no memory"));
+    assert_int_equal(s.n_foreign_owners, 0);
+    assert_int_equal(s.accesses.n, 0);
+    close(owner);
+}
+
 void vb_session_log(const struct vb_session *unused, const char *fmt, ...) {
     (void)unused, (void)fmt;
 }
@@ -289,7 +431,11 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_does_not_read, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_full_socket, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_answered_in_time, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_not_answered, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_rest, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_foreign_fds, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_o_path, set_up, tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
