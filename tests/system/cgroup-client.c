@@ -14,7 +14,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/lib/commands.h"
 #include "tests/lib/testdev.h"
 #include "vfio-broker.h"
 
@@ -45,17 +45,6 @@ static struct {
     uint8_t *p;
     uint64_t iova, size;
 } memory = {.fd = -1};
-
-static void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-static void say(const char *fmt, ...) {
-    va_list ap;
-
-    va_start(ap, fmt);
-    vprintf(fmt, ap);
-    va_end(ap);
-    putchar('\n');
-    fflush(stdout);
-}
 
 static bool lost(int r) {
     return r == -EPIPE || (r == VFB_PROTOCOL && vfb_fd(client) < 0);
@@ -237,29 +226,12 @@ static void do_punch_race(const char *arg) {
     answer(r, filled);
 }
 
-static const struct {
-    const char *name;
-    void (*run)(const char *arg);
-} commands[] = {{"connect", do_connect}, {"claim", do_claim},   {"attach", do_attach},        {"memory", do_memory},
-                {"dma", do_dma},         {"ranges", do_ranges}, {"punch-race", do_punch_race}};
+static const struct command commands[] = {{"connect", do_connect},      {"claim", do_claim}, {"attach", do_attach},
+                                          {"memory", do_memory},        {"dma", do_dma},     {"ranges", do_ranges},
+                                          {"punch-race", do_punch_race}};
 
 int main(void) {
-    char line[256];
-
-    while (fgets(line, sizeof line, stdin)) {
-        char *arg = line + strcspn(line, " \n");
-        size_t i = 0;
-
-        if (*arg)
-            *arg++ = '\0';
-        arg[strcspn(arg, "\n")] = '\0';
-        while (i < sizeof commands / sizeof commands[0] && strcmp(line, commands[i].name) != 0)
-            i++;
-        if (i == sizeof commands / sizeof commands[0])
-            say("failed no command %s", line);
-        else
-            commands[i].run(arg);
-    }
+    commands_serve(commands, sizeof commands / sizeof commands[0]);
     vfb_client_free(client);
     return 0;
 }

@@ -12,7 +12,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/lib/commands.h"
 #include "tests/lib/testdev.h"
 #include "vfio-broker.h"
 
@@ -40,17 +40,6 @@ static struct testdev dev;
 static uint32_t space;
 static struct piece pieces[MEMORIES];
 static unsigned n_pieces;
-
-static void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-static void say(const char *fmt, ...) {
-    va_list ap;
-
-    va_start(ap, fmt);
-    vprintf(fmt, ap);
-    va_end(ap);
-    putchar('\n');
-    fflush(stdout);
-}
 
 static void refused(int r) {
     say("refused %s %s", vfb_code_name(r), vfb_error(client)->text);
@@ -231,32 +220,14 @@ static void do_stray(const char *arg) {
     say("ok 0x%llx", HOLE_IOVA);
 }
 
-static const struct {
-    const char *name;
-    void (*run)(const char *arg);
-} commands[] = {
+static const struct command commands[] = {
     {"open", do_open}, {"connect", do_connect},       {"claim", do_claim}, {"attach", do_attach},
     {"map", do_map},   {"round-trip", do_round_trip}, {"stray", do_stray},
 };
 
 int main(void) {
-    char line[256];
-
     say("ok %d", (int)getpid());
-    while (fgets(line, sizeof line, stdin)) {
-        char *arg = line + strcspn(line, " \n");
-        size_t i = 0;
-
-        if (*arg)
-            *arg++ = '\0';
-        arg[strcspn(arg, "\n")] = '\0';
-        while (i < sizeof commands / sizeof commands[0] && strcmp(line, commands[i].name) != 0)
-            i++;
-        if (i == sizeof commands / sizeof commands[0])
-            say("failed no command %s", line);
-        else
-            commands[i].run(arg);
-    }
+    commands_serve(commands, sizeof commands / sizeof commands[0]);
     vfb_client_free(client);
     return 0;
 }

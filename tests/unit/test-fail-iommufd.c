@@ -13,9 +13,8 @@
 
 #include "backend/iommufd-private.h"
 #include "tests/unit/fail-calls.h"
+#include "tests/unit/kernel-check.h"
 
-#define PAGE   4096ull
-#define MEMORY (64 * PAGE)
 /* Where op_map_one() maps. */
 #define MAP_ONE        0x180000ull
 #define MAP_ONE_OFFSET 0x21000ull
@@ -208,114 +207,11 @@ static const struct op {
     {"unpin", op_unpin, NULL},
 };
 
-/* ---- what the kernel has, against the model ---- */
-
-/* drivers/iommu/iommufd/iommufd_test.h: an access of the kernel's own reads and writes what an IOAS shows. */
-struct access_command {
-    uint32_t size, op, id, reserved;
-    uint64_t iova_or_fd, length, address;
-    uint32_t flags, unused;
-    uint64_t rest[3];
-};
-enum { CREATE_ACCESS = 5, ACCESS_RW = 8 };
-#define IOMMU_TEST_CMD _IO(';', 0x80 + 32)
-
-static struct vb_iommufd *backend(void) {
-    return (struct vb_iommufd *)m->backend;
-}
-
-static int access_rw(int access_fd, uint64_t iova, void *buf, uint64_t size, uint32_t write) {
-    struct access_command c = {.size = sizeof(c),
-                               .op = ACCESS_RW,
-                               .id = (uint32_t)access_fd,
-                               .iova_or_fd = iova,
-                               .length = size,
-                               .address = (uintptr_t)buf,
-                               .flags = write};
-
-    return ioctl(backend()->fd, IOMMU_TEST_CMD, &c) < 0 ? -errno : 0;
-}
-
-static void check_mapping(int access_fd, const struct vb_mapping *p) {
-    static unsigned char buf[MEMORY];
-    const uint64_t size = vb_range_size(p->iova);
-    uint64_t at;
-
-    assert_int_equal(access_rw(access_fd, p->iova.first, buf, size, 0), 0);
-    for (at = 0; at < size; at += PAGE)
-        assert_int_equal(buf[at], mark(p->memory->id, p->offset + at));
-    assert_int_equal(access_rw(access_fd, p->iova.first, buf, 1, 1), p->prot & VB_PROT_WRITE ? 0 : -EPERM);
-}
-
-/* Unmapping what the model has not must find nothing. */
-static bool is_empty(uint32_t ioas, uint64_t first, uint64_t end) {
-    struct vb_iommu_ioas_unmap u = {.size = sizeof(u), .ioas_id = ioas, .iova = first, .length = end - first};
-
-    if (first == end)
-        return true;
-    if (ioctl(backend()->fd, IOMMU_IOAS_UNMAP, &u) == 0)
-        return false;
-    assert_int_equal(errno, ENOENT);
-    return true;
-}
-
-static void check_gap(uint32_t ioas, uint64_t first, uint64_t end) {
-    if (!is_empty(ioas, first, end))
-        fail_msg("the kernel had something mapped in 0x%" PRIx64 "-0x%" PRIx64 " of IOAS %" PRIu32
-                 ", the model nothing",
-                 first, end - 1, ioas);
-}
-
-static unsigned believed; /* see check_pool() */
-
-/* No files but those of memories. The kernel's fault injection also makes iommufd_get_object() say ENOENT (main.c), which it
- * never says of an IOAS that is there: the backend then believes that a slot is empty. */
-static void check_pool(bool believing) {
-    uint64_t slot, end = 0;
-    bool used[VB_MEMORIES_MAX + 1] = {false};
-    uint32_t i;
-
-    for (i = 0; i < m->memories.n; i++)
-        used[((struct vb_memory *)m->memories.items[i])->handle] = true;
-    for (slot = 0; slot < VB_MEMORIES_MAX; slot++) {
-        if (!used[slot])
-            continue;
-        if (believing && !is_empty(backend()->pool, end, vb_iommufd_pool_iova(slot)))
-            believed++;
-        check_gap(backend()->pool, end, vb_iommufd_pool_iova(slot));
-        end = vb_iommufd_pool_iova(slot) + ((uint64_t)1 << 55); /* iommufd-pool.c */
-    }
-    if (believing && !is_empty(backend()->pool, end, UINT64_MAX - 1))
-        believed++;
-    check_gap(backend()->pool, end, UINT64_MAX - 1);
-}
-
-static void check_kernel(void) {
-    uint32_t i;
-
-    for (i = 0; i < m->spaces.n; i++) {
-        struct vb_space *s = m->spaces.items[i];
-        const uint32_t ioas = (uint32_t)s->handle;
-        struct access_command c = {.size = sizeof(c), .op = CREATE_ACCESS, .id = ioas};
-        struct vb_mapping *p;
-        uint64_t end = 0;
-        int fd;
-
-        assert_int_equal(ioctl(backend()->fd, IOMMU_TEST_CMD, &c), 0);
-        fd = (int)(uint32_t)c.iova_or_fd;
-        for (p = vb_mapping_first(&s->tree, (struct vb_range){0, UINT64_MAX}); p; p = vb_mapping_next(p)) {
-            assert_false(p->pending || p->leaving);
-            check_mapping(fd, p);
-            check_gap(ioas, end, p->iova.first);
-            end = p->iova.last + 1;
-        }
-        close(fd);
-        check_gap(ioas, end, UINT64_MAX - 1);
-    }
-}
+/* ---- everything that can be seen, as text ---- */
 
 enum how { ONE_CALL, ALL_CALLS, KERNEL };
 static enum how how_now;
+static unsigned believed; /* see check_kernel_pool() */
 
 /* How many mappings of the files there are in this process. */
 static unsigned own_mappings(void) {
@@ -330,16 +226,14 @@ static unsigned own_mappings(void) {
     return n;
 }
 
-/* ---- everything that can be seen, as text ---- */
-
 static void picture(char *buf, size_t size) {
     uint64_t covered = 0;
     size_t at = 0;
     uint32_t i;
 
-    check_kernel();
+    check_kernel_spaces(m, mark);
     if (m->backend->ops->leftovers(m->backend) == 0)
-        check_pool(how_now == KERNEL);
+        believed += check_kernel_pool(m, how_now == KERNEL);
 #define SAY(...) at += (size_t)snprintf(buf + at, size - at, __VA_ARGS__)
     SAY("used %" PRIu64 " lease %" PRIu64 " doubled %" PRIu64 " tables %" PRIu64 " mappings %" PRIu64
         " pins %u parts %u\n",

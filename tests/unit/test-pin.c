@@ -335,6 +335,12 @@ static void test_bounds(void **state) {
     refused(0x100000, 1, R, VB_LIMIT);
     assert_text(&e, "4096 pins", NULL);
     expect(16, 16, 16);
+    while (!TAILQ_EMPTY(&space->pins))
+        vb_model_unpin(m, TAILQ_FIRST(&space->pins));
+    m->last_pin = UINT32_MAX - 1;
+    pin(0x100000, PAGE, R); /* the last number there is */
+    refused(0x100000, PAGE, R, VB_LIMIT);
+    assert_text(&e, "numbers", "connect again", NULL);
 }
 
 /* More than one request may lock is refused before anything is. */
