@@ -305,7 +305,8 @@ struct vfb_pin {
  * A handler that runs meanwhile and makes calls may hear of pins that this call is just about to return: it unpins them as
  * any others, and the caller, who is told of them all the same, must not use them. Let it note what it hears meanwhile.
  * VFB_NOT_FOUND: not mapped, or no such access (any more); VFB_DENIED: outside the token's range, or more than what is
- * mapped permits; VFB_LIMIT: the owner's memory limit, more than 16 mappings in one range, more than 16 memories that this
+ * mapped permits; VFB_LIMIT: the owner's memory limit, more than 256 MiB in one call (huge pages aside) or 4096 pins on the
+ * owner, more than 16 mappings in one range, more than 16 memories that this
  * access has not seen yet in one call (pin fewer ranges), or 256 that it has seen in its life (open another);
  * VFB_BUSY: it is being unmapped. vfb_error()->entry: which range. */
 int vfb_pin(struct vfb_client *c, uint32_t access, const struct vfb_pin_range *ranges, size_t n,
