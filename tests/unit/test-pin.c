@@ -354,7 +354,7 @@ static void test_too_much_for_one_pin(void **state) {
     for (i = 0; i < VB_PIN_SEGMENTS; i++)
         assert_int_equal(map1(m, 1, 1, 0x40000000 + i * size, size, 0, RW, NULL), 0);
     refused(0x40000000, VB_PIN_SEGMENTS * size, R, VB_LIMIT);
-    assert_text(&e, "1 GiB", NULL);
+    assert_text(&e, "256 MiB", NULL);
     expect(size / PAGE, 0, 0);
 }
 
