@@ -3,7 +3,7 @@
  * Input: a program. Each step is one byte, which step, and its arguments. We are at once the daemon that joins sessions
  * (vb_control_call is wrapped), the sessions at the other ends, and the client, who is well-behaved: so every request of his is answered
  * once, or still waits for something that can come. After each step the model is compared with itself; at the end nothing
- * may be left, and no fd. Linked with --wrap=vb_control_call. */
+ * may be left, and no fd. Linked with --wrap=vb_control_call and --wrap=clock_gettime. */
 #include "config.h"
 
 #include <linux/falloc.h>
@@ -28,6 +28,7 @@ static unsigned n_wanted[ENDS];         /* and how many pins that wanted, of WAN
 static uint8_t asked[IDS];              /* by request id: 1 asked, 2 answered */
 static unsigned n_asked;
 static bool client_reads, small_buffers;
+static uint64_t clock_ms, tick_ms;
 
 /* ---- fds ---- */
 
@@ -157,9 +158,25 @@ static void turn(void) {
         drain(client, -1);
 }
 
-/* The client reads until nothing more waits for it: a small socket takes a few packets for each turn. */
+/* Nobody's clock but ours, or a busy machine would let links rest in the middle of a program. Each look at it takes `tick_ms`. */
+int __wrap_clock_gettime(clockid_t unused, struct timespec *ret);
+int __wrap_clock_gettime(clockid_t unused, struct timespec *ret) {
+    (void)unused;
+    clock_ms += tick_ms;
+    *ret = (struct timespec){.tv_sec = (time_t)(clock_ms / 1000), .tv_nsec = (long)(clock_ms % 1000 * 1000000)};
+    return 0;
+}
+
+/* The client reads until nothing more waits for it: a small socket takes a few packets for each turn. Links have rested. */
 static void settle(void) {
+    struct vb_pin_link *l;
+
     client_reads = true;
+    tick_ms = 0;
+    clock_ms += 60000;
+    TAILQ_FOREACH (l, &s.pin_links, entry)
+        if (evtimer_pending(l->again, NULL))
+            event_active(l->again, EV_TIMEOUT, 0);
     for (int i = 0; i < 4 || (i < 500 && !s.holding && vb_client_busy(&s)); i++)
         turn();
 }
@@ -670,6 +687,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     n = open_fds(before);
     const uint8_t how = fuzz_u8(&in);
     small_buffers = how & 2;
+    clock_ms = 1000;
+    tick_ms = how >> 2 & 3;
     client_reads = true;
     set_up();
     for (int i = 0; in.n && i < 100; i++) {
