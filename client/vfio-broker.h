@@ -131,6 +131,8 @@ enum vfb_feature {
     VFB_FEATURE_MAP_FILE = 4,    /* the kernel maps from the fd itself */
     VFB_FEATURE_ADMIN = 8,       /* may look at other sessions */
     VFB_FEATURE_PINS = 16,       /* tokens, accesses and pins */
+    VFB_FEATURE_DMA_BUF = 32,    /* device memory can be registered: VFB_DMA_BUF */
+    VFB_FEATURE_DOMAINS = 64,    /* the broker knows what the calls need that say so below */
 };
 
 struct vfb_info {
@@ -151,6 +153,7 @@ const struct vfb_info *vfb_info(const struct vfb_client *c);
 enum vfb_memory_flags {
     VFB_WRITABLE = 1,    /* devices may write: O_RDWR fd without write seals */
     VFB_NO_POPULATE = 2, /* the caller has populated it already (holes are refused by the broker) */
+    VFB_DMA_BUF = 4,     /* a dma-buf that vfio-pci exports (VFIO_DEVICE_FEATURE_DMA_BUF): device memory, for P2P */
 };
 struct vfb_memory {
     uint32_t id;
@@ -162,7 +165,11 @@ struct vfb_memory {
  * to the broker's; contents are kept. Costs no RLIMIT_MEMLOCK yet.
  * While it is registered, F_SEAL_WRITE cannot be added to a writable one. A file that is registered already with the same
  * access (VFB_WRITABLE or not) is found again, by device and inode: same id, to be unregistered as often as registered.
- * VFB_BAD_MEMORY: not a memfd/tmpfs/hugetlbfs file, read-only, sealed, size 0, holes. */
+ * VFB_BAD_MEMORY: not a memfd/tmpfs/hugetlbfs file, read-only, sealed, size 0, holes.
+ * With VFB_DMA_BUF: its size is asked from the fd (lseek(2)). Nothing is pinned or paid. Mapped as any other memory; devices of
+ * the space then reach the exporting device's registers or memory (peer to peer). When that device takes it back (it is
+ * reset, its memory is disabled, or it is closed) nobody reaches it any more; the mappings stay, and lead nowhere, until
+ * they are unmapped. VFB_UNSUPPORTED without VFB_FEATURE_DMA_BUF: Linux 6.19 and the iommufd backend. */
 int vfb_memory_register(struct vfb_client *c, int fd, unsigned flags, const char *name, struct vfb_memory *ret_memory);
 /* VFB_BUSY while mappings of it exist. */
 int vfb_memory_unregister(struct vfb_client *c, uint32_t memory);
@@ -177,12 +184,17 @@ struct vfb_space_info {
     uint64_t mappings, mappings_max; /* in this space; in all spaces of this client */
     uint64_t mapped_bytes;
     size_t n_usable;
-    struct vfb_range usable[64]; /* IOVA ranges that all attached devices can use */
+    struct vfb_range usable[64]; /* IOVA ranges that all attached devices can use, but for those that leave out */
+    bool dirty;                  /* dirty tracking is on */
 };
 int vfb_space_create(struct vfb_client *c, const char *name, uint32_t *ret_space);
 /* Its mappings go with it. VFB_BUSY while devices are attached. */
 int vfb_space_destroy(struct vfb_client *c, uint32_t space);
 int vfb_space_describe(struct vfb_client *c, uint32_t space, struct vfb_space_info *ret_info);
+/* Says which IOVAs the space will need, before anything is mapped there: devices that reserve any of them are refused from now
+ * on (VFB_RESERVED at attach), instead of later maps. At most 16 ranges, in place of those said before; n 0: none.
+ * VFB_RESERVED: a device that is attached cannot use them. Needs VFB_FEATURE_DOMAINS. */
+int vfb_space_need(struct vfb_client *c, uint32_t space, const struct vfb_range *ranges, size_t n);
 
 /* ---- mappings ------------------------------------------------------------------------------------------------- */
 
@@ -204,6 +216,20 @@ int vfb_unmap(struct vfb_client *c, uint32_t space, const struct vfb_unmap *entr
 /* Everything in the space; nothing there is fine. */
 int vfb_unmap_all(struct vfb_client *c, uint32_t space, uint64_t *ret_bytes);
 
+/* Discard, for balloons and virtio-mem. fallocate(FALLOC_FL_PUNCH_HOLE) on mapped memory does not do what it seems: the pages
+ * are pinned, so devices go on reading and writing the OLD ones, while every process that maps the file sees fresh zeros,
+ * and the memory is not freed. So this takes the mappings away from all devices, calls punch(arg), and maps them again. In
+ * punch the caller punches, and populates again what it leaves mapped (MADV_POPULATE_WRITE; holes are refused). Devices
+ * must not need the range meanwhile: their accesses fault. The ranges stay taken and paid in between, so mapping again
+ * cannot fail for a limit or because another took the place.
+ * n <= vfb_info()->batch_max, whole mappings as in vfb_unmap(). punch returns 0, or another value, which this returns after
+ * having forgotten the mappings, as an unmap would. It may make other calls on this client, but no discard.
+ * VFB_BUSY: something in the range is pinned. A failure before punch was called has changed nothing; after it
+ * (VFB_BAD_MEMORY: holes) the mappings are gone, and vfb_error() says so. Needs VFB_FEATURE_DOMAINS. */
+typedef int (*vfb_punch_fn)(void *arg);
+int vfb_discard(struct vfb_client *c, uint32_t space, const struct vfb_unmap *entries, size_t n, vfb_punch_fn punch,
+                void *arg);
+
 /* ---- devices -------------------------------------------------------------------------------------------------- */
 
 struct vfb_device {
@@ -216,12 +242,47 @@ struct vfb_device {
  * VFB_DENIED: not granted; VFB_BUSY: claimed or still held, by whom; VFB_NOT_FOUND, VFB_UNSUPPORTED: not there, not bound
  * to vfio-pci (see vfio-brokerctl bind). */
 int vfb_device_claim(struct vfb_client *c, const char *address, struct vfb_device *ret_device);
+/* The same, and says for which space. It matters on type1 (vfb_info()->backend), where a device's DMA goes through a VFIO
+ * container that is chosen at the claim: by default each IOMMU group has one of its own, and a second device in a space
+ * makes the kernel pin, and the limit count, all of the space's memory once more. Devices claimed for one space share one
+ * container, and it is pinned once. The price: such a device reaches the space's mappings from the claim on, and a detach of
+ * one takes effect when the last of them is detached or released. VFB_RESERVED: the space has mappings that the device
+ * cannot reach. On other backends this is vfb_device_claim(). Needs VFB_FEATURE_DOMAINS. */
+int vfb_device_claim_for(struct vfb_client *c, const char *address, uint32_t space, struct vfb_device *ret_device);
 int vfb_device_bind(struct vfb_client *c, uint32_t device);
 /* The device sees the space's mappings from now on. VFB_RESERVED lists mappings that collide with its reserved regions. */
 int vfb_device_attach(struct vfb_client *c, uint32_t device, uint32_t space);
+/* The same, but mappings that the device cannot reach are left out for it alone, now and later, instead of being refused:
+ * accesses of this device to them fault, and it does not narrow what can be mapped. ret_left_out (may be NULL): how many.
+ * conflicts (may be NULL): room for max; the first of them, *ret_n. Their strings live until the next call. Which
+ * outcome a device has does not depend on what was attached or mapped first. Needs VFB_FEATURE_DOMAINS. */
+int vfb_device_attach_leaving_out(struct vfb_client *c, uint32_t device, uint32_t space, uint64_t *ret_left_out,
+                                  struct vfb_conflict *conflicts, size_t max, size_t *ret_n);
 int vfb_device_detach(struct vfb_client *c, uint32_t device);
 /* Detaches if need be, and gives the device back; it is free for others when all copies of the fd are closed. */
 int vfb_device_release(struct vfb_client *c, uint32_t device);
+
+/* ---- dirty tracking: what devices have written ------------------------------------------------------------------ */
+
+struct vfb_dirty_info {
+    uint64_t page_size; /* bytes: the smallest that vfb_dirty_read() tells apart */
+    bool coarse;        /* every mapped page counts as written: type1, where the IOMMU does not tell */
+};
+/* Begins, for all devices of the space, from a clean state. Devices that attach while it is on must be able to take part.
+ * VFB_UNSUPPORTED names the device whose IOMMU cannot; VFB_STATE: no device is attached. Needs VFB_FEATURE_DOMAINS. */
+int vfb_dirty_start(struct vfb_client *c, uint32_t space, struct vfb_dirty_info *ret_info);
+int vfb_dirty_stop(struct vfb_client *c, uint32_t space);
+enum vfb_dirty_flags {
+    VFB_DIRTY_KEEP = 1,  /* do not clear what is read */
+    VFB_DIRTY_UNMAP = 2, /* then unmap the range: nothing is lost that was written before its devices were quiet */
+};
+/* Sets bits for what was written since they were cleared last; sets only, so several reads add up, and a read that fails has
+ * lost nothing. bitmap: size / page_size bits, in 64-bit words of this machine, bit n of word n/64 being 1 << (n % 64) for the
+ * page at iova + n * page_size. iova and size: multiples of page_size, cutting no mapping; holes are fine.
+ * Larger ranges are asked for in several requests, at borders of mappings: one mapping has at most 2^24 pages then.
+ * VFB_STATE: not started; VFB_BUSY (with UNMAP): pinned. ret_pages may be NULL: bits that this call found. */
+int vfb_dirty_read(struct vfb_client *c, uint32_t space, uint64_t iova, uint64_t size, uint64_t page_size,
+                   unsigned flags, uint64_t *bitmap, uint64_t *ret_pages);
 
 /* ---- pins: software devices ----------------------------------------------------------------------------------- */
 
@@ -366,11 +427,13 @@ int vfb_device_detach_async(struct vfb_client *c, uint32_t device, vfb_done_fn d
 int vfb_unpin_async(struct vfb_client *c, uint32_t access, const uint32_t *pins, size_t n, vfb_done_fn done, void *arg);
 
 enum vfb_event_kind {
-    VFB_EVENT_DEVICE_GONE = 1, /* device: the id, dead now */
+    VFB_EVENT_DEVICE_GONE = 1, /* device: the id, dead now: it left the host, and was released */
     VFB_EVENT_CLOSING = 2,     /* text: why; the connection ends */
     VFB_EVENT_INVALIDATE = 3,  /* access, pins: stop using them and unpin, within deadline_ms of its writing */
     VFB_EVENT_PINS_LOST = 4, /* access, pins: gone; text: why; closed: the access too, with all that it had (its fds are
                                 * closed when the handler has returned) */
+    VFB_EVENT_DEVICE_REQUESTED = 5, /* device: the host wants it back; release it, and close all copies of its fd */
+    VFB_EVENT_PROGRESS = 6, /* device: its attach is under way, done of total bytes are mapped; about twice a second */
 };
 struct vfb_event {
     enum vfb_event_kind kind;
@@ -381,6 +444,7 @@ struct vfb_event {
     size_t n_pins;        /* at most 64, what vfb_unpin() takes; of more the handler is called again */
     uint32_t deadline_ms; /* milliseconds, from when the owner's session wrote it */
     bool closed;
+    uint64_t done, total; /* bytes, with VFB_EVENT_PROGRESS */
 };
 typedef void (*vfb_event_fn)(struct vfb_client *c, const struct vfb_event *event, void *arg);
 /* Called from vfb_process() or from a blocking call, by the thread that makes it. It may make calls on the client, but not

@@ -28,6 +28,10 @@
 #define VB_MAPPINGS_MAX     4194304u /* policy cannot grant more: 80 bytes each in us, about 200 in the kernel */
 #define VB_IOMMUFD_IDS      4096u /* object ids of one iommufd context: IOAS, HWPT and device objects of the limits above */
 
+#define VB_NEEDS_MAX        16u   /* ranges that a space says it will need */
+#define VB_REPLAY_CHUNK     (16ull << 30) /* a larger mapping is replayed in such pieces, so that progress can be told */
+#define VB_DIRTY_PAGES_MAX  (16u << 20)   /* pages of one DirtyRead: a bitmap of 2 MiB */
+
 #define VB_REGISTERED_MAX 65536u /* registrations of one file with one access */
 #define VB_TOKENS_MAX     64u
 #define VB_TOKEN_SIZE     40u    /* bytes of a token's secret: 4 name the session, 4 the token, 32 are random */

@@ -20,32 +20,33 @@ static bool client_gone(const struct vb_emulated_device *d) {
     return poll(&p, 1, 0) == 1 && (p.revents & POLLHUP);
 }
 
-int vb_emulated_device_open(struct vb_backend *b, const char *address, int fd, vb_handle *ret, int *ret_client_fd,
-                            struct vb_error *e) {
+int vb_emulated_device_open(struct vb_backend *b, const struct vb_device_desc *desc, vb_handle *ret,
+                            int *ret_client_fd, struct vb_error *e) {
     struct vb_emulated *em = (struct vb_emulated *)b;
     struct vb_emulated_device *d;
     int pair[2], r;
     vb_handle i;
 
-    if (fd >= 0) /* nothing of the host is behind an emulated device */
-        close(fd);
+    for (unsigned k = 0; k < 2; k++)
+        if (desc->fds[k] >= 0) /* nothing of the host is behind an emulated device */
+            close(desc->fds[k]);
     r = vb_emulated_count(em, VB_EMULATED_DEVICE_OPEN, e);
     if (r != 0)
         return r;
     for (i = 0; i < VB_EMULATED_DEVICES && em->devices[i]; i++)
         ;
     if (i == VB_EMULATED_DEVICES)
-        return vb_refuse(e, VB_LIMIT, "no room for %s: too many released devices are still open", address);
+        return vb_refuse(e, VB_LIMIT, "no room for %s: too many released devices are still open", desc->address);
     d = calloc(1, sizeof(*d));
     if (!d)
-        return vb_fail(e, -ENOMEM, "device %s", address);
+        return vb_fail(e, -ENOMEM, "device %s", desc->address);
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
-        r = vb_fail(e, -errno, "socket of device %s", address);
+        r = vb_fail(e, -errno, "socket of device %s", desc->address);
         free(d);
         return r;
     }
     d->fd = pair[0]; /* non-blocking by MSG_DONTWAIT: the client's end is blocking */
-    snprintf(d->address, sizeof(d->address), "%s", address);
+    snprintf(d->address, sizeof(d->address), "%s", desc->address);
     em->devices[i] = d;
     *ret = i;
     *ret_client_fd = pair[1];

@@ -41,8 +41,8 @@ int vb_emulated_count(struct vb_emulated *em, enum vb_emulated_call call, struct
 extern const struct vb_range vb_emulated_msi;
 
 /* emulated-device.c */
-int vb_emulated_device_open(struct vb_backend *b, const char *address, int fd, vb_handle *ret, int *ret_client_fd,
-                            struct vb_error *e);
+int vb_emulated_device_open(struct vb_backend *b, const struct vb_device_desc *desc, vb_handle *ret,
+                            int *ret_client_fd, struct vb_error *e);
 int vb_emulated_device_bind(struct vb_backend *b, vb_handle device, struct vb_error *e);
 int vb_emulated_device_attach(struct vb_backend *b, vb_handle device, vb_handle space, struct vb_error *e);
 int vb_emulated_device_detach(struct vb_backend *b, vb_handle device, struct vb_error *e);

@@ -19,8 +19,8 @@ const struct vb_range vb_emulated_msi = {0xfee00000, 0xfeefffff};
 static const char *const call_names[VB_EMULATED_CALLS] = {
     [VB_EMULATED_ANY] = "any call",
     [VB_EMULATED_MEMORY_ADD] = "memory_add",
-    [VB_EMULATED_SPACE_ADD] = "space_add",
-    [VB_EMULATED_SPACE_INFO] = "space_info",
+    [VB_EMULATED_DOMAIN_OPEN] = "domain_open",
+    [VB_EMULATED_DOMAIN_INFO] = "domain_info",
     [VB_EMULATED_MAP] = "map",
     [VB_EMULATED_UNMAP] = "unmap",
     [VB_EMULATED_DEVICE_OPEN] = "device_open",
@@ -84,11 +84,12 @@ static void em_memory_remove(struct vb_backend *b, vb_handle memory) {
 
 /* ---- spaces ---- */
 
-static int em_space_add(struct vb_backend *b, vb_handle *ret, struct vb_error *e) {
+static int em_domain_open(struct vb_backend *b, vb_handle device, vb_handle *ret, struct vb_error *e) {
     struct vb_emulated *em = emulated(b);
-    int r = vb_emulated_count(em, VB_EMULATED_SPACE_ADD, e);
+    int r = vb_emulated_count(em, VB_EMULATED_DOMAIN_OPEN, e);
     vb_handle i;
 
+    (void)device;
     if (r != 0)
         return r;
     for (i = 0; i < VB_SPACES_MAX && em->spaces[i]; i++)
@@ -102,26 +103,26 @@ static int em_space_add(struct vb_backend *b, vb_handle *ret, struct vb_error *e
     return 0;
 }
 
-static void em_space_remove(struct vb_backend *b, vb_handle space) {
+static void em_domain_close(struct vb_backend *b, vb_handle domain) {
     struct vb_emulated *em = emulated(b);
     size_t i;
 
-    vb_emulated_table_unmap(&em->spaces[space]->table, &em->pool, (struct vb_range){0, UINT64_MAX});
+    vb_emulated_table_unmap(&em->spaces[domain]->table, &em->pool, (struct vb_range){0, UINT64_MAX});
     for (i = 0; i < VB_EMULATED_DEVICES; i++)
-        if (em->devices[i] && em->devices[i]->space == em->spaces[space])
+        if (em->devices[i] && em->devices[i]->space == em->spaces[domain])
             em->devices[i]->space = NULL;
-    free(em->spaces[space]);
-    em->spaces[space] = NULL;
+    free(em->spaces[domain]);
+    em->spaces[domain] = NULL;
 }
 
-static int em_space_info(struct vb_backend *b, vb_handle space, struct vb_space_info *ret, struct vb_error *e) {
+static int em_domain_info(struct vb_backend *b, vb_handle domain, struct vb_space_info *ret, struct vb_error *e) {
     struct vb_emulated *em = emulated(b);
-    int r = vb_emulated_count(em, VB_EMULATED_SPACE_INFO, e);
+    int r = vb_emulated_count(em, VB_EMULATED_DOMAIN_INFO, e);
 
     if (r != 0)
         return r;
     *ret = (struct vb_space_info){.page_sizes = PAGE_SIZES, .n_usable = 1, .usable[0] = {0, APERTURE_LAST}};
-    if (em->spaces[space]->devices) {
+    if (em->spaces[domain]->devices) {
         ret->n_usable = 2;
         ret->usable[0].last = vb_emulated_msi.first - 1;
         ret->usable[1] = (struct vb_range){vb_emulated_msi.last + 1, APERTURE_LAST};
@@ -129,7 +130,7 @@ static int em_space_info(struct vb_backend *b, vb_handle space, struct vb_space_
     return 0;
 }
 
-static void em_space_text(struct vb_backend *b, vb_handle space, char *buf, size_t size) {
+static void em_domain_text(struct vb_backend *b, vb_handle domain, char *buf, size_t size) {
     (void)b;
     snprintf(buf, size, "emulated %" PRIu64, space);
 }
@@ -152,14 +153,14 @@ static int map_one(struct vb_emulated *em, struct vb_emulated_space *s, const st
     return k ? vb_fail(e, k, "mapping at 0x%" PRIx64, m->iova) : 0;
 }
 
-static int em_map(struct vb_backend *b, vb_handle space, const struct vb_backend_map *maps, size_t n, size_t *ret_done,
+static int em_map(struct vb_backend *b, vb_handle domain, const struct vb_backend_map *maps, size_t n, size_t *ret_done,
                   struct vb_error *e) {
     struct vb_emulated *em = emulated(b);
     size_t i;
     int r;
 
     for (i = 0; i < n; i++) {
-        r = map_one(em, em->spaces[space], &maps[i], e);
+        r = map_one(em, em->spaces[domain], &maps[i], e);
         if (r != 0) {
             *ret_done = i;
             return r;
@@ -168,7 +169,7 @@ static int em_map(struct vb_backend *b, vb_handle space, const struct vb_backend
     return 0;
 }
 
-static int em_unmap(struct vb_backend *b, vb_handle space, const struct vb_range *ranges, size_t n, size_t *ret_done,
+static int em_unmap(struct vb_backend *b, vb_handle domain, const struct vb_range *ranges, size_t n, size_t *ret_done,
                     struct vb_error *e) {
     struct vb_emulated *em = emulated(b);
     size_t i;
@@ -177,7 +178,7 @@ static int em_unmap(struct vb_backend *b, vb_handle space, const struct vb_range
     for (i = 0; i < n; i++) {
         r = vb_emulated_count(em, VB_EMULATED_UNMAP, e);
         if (r == 0) {
-            r = vb_emulated_table_unmap(&em->spaces[space]->table, &em->pool, ranges[i]);
+            r = vb_emulated_table_unmap(&em->spaces[domain]->table, &em->pool, ranges[i]);
             if (r < 0)
                 vb_fail(e, r, "unmapping 0x%" PRIx64 "-0x%" PRIx64, ranges[i].first, ranges[i].last);
         }
@@ -209,7 +210,7 @@ static void em_close(struct vb_backend *b) {
             vb_emulated_device_free(em, i);
     for (i = 0; i < VB_SPACES_MAX; i++)
         if (em->spaces[i])
-            em_space_remove(b, i);
+            em_domain_close(b, i);
     for (i = 0; i < VB_MEMORIES_MAX; i++)
         if (em->memories[i].fd >= 0)
             em_memory_remove(b, i);
@@ -219,14 +220,15 @@ static void em_close(struct vb_backend *b) {
 
 static const struct vb_backend_ops ops = {
     .name = "emulated",
+    .eager = true,
     .close = em_close,
     .features = em_features,
     .memory_add = em_memory_add,
     .memory_remove = em_memory_remove,
-    .space_add = em_space_add,
-    .space_remove = em_space_remove,
-    .space_info = em_space_info,
-    .space_text = em_space_text,
+    .domain_open = em_domain_open,
+    .domain_close = em_domain_close,
+    .domain_info = em_domain_info,
+    .domain_text = em_domain_text,
     .map = em_map,
     .unmap = em_unmap,
     .device_open = vb_emulated_device_open,
@@ -264,8 +266,8 @@ struct vb_emulated_knobs *vb_emulated_knobs(struct vb_backend *b) {
     return &emulated(b)->knobs;
 }
 
-size_t vb_emulated_dump(struct vb_backend *b, vb_handle space, struct vb_backend_map *maps, size_t max) {
-    struct vb_emulated_table *t = &emulated(b)->spaces[space]->table;
+size_t vb_emulated_dump(struct vb_backend *b, vb_handle domain, struct vb_backend_map *maps, size_t max) {
+    struct vb_emulated_table *t = &emulated(b)->spaces[domain]->table;
     struct vb_emulated_entry *p;
     size_t n = 0;
 

@@ -12,10 +12,12 @@ static struct vb_iommufd_device *device_of(struct vb_backend *b, vb_handle devic
     return &((struct vb_iommufd *)b)->devices[device];
 }
 
-int vb_iommufd_device_open(struct vb_backend *b, const char *address, int fd_consumed, vb_handle *ret,
+int vb_iommufd_device_open(struct vb_backend *b, const struct vb_device_desc *desc, vb_handle *ret,
                            int *ret_client_fd, struct vb_error *e) {
     struct vb_iommufd *io = (struct vb_iommufd *)b;
-    VB_FD int fd = fd_consumed;
+    const char *address = desc->address;
+    VB_FD int fd = desc->fds[0];
+    VB_FD int none = desc->fds[1];
     struct vb_iommufd_device *d;
     int client_fd;
     vb_handle i;
@@ -25,6 +27,7 @@ int vb_iommufd_device_open(struct vb_backend *b, const char *address, int fd_con
     if (i == VB_IOMMUFD_DEVICES)
         return vb_refuse(e, VB_LIMIT, "no room for %s: too many released devices are still open somewhere; close them",
                          address);
+    (void)none;
     client_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     if (client_fd < 0)
         return vb_fail(e, -errno, "fd of %s for the client", address);

@@ -60,8 +60,8 @@ void vb_iommufd_pool_tick(struct vb_iommufd *io);
 uint32_t vb_iommufd_pool_leftovers(const struct vb_iommufd *io);
 
 /* iommufd-device.c */
-int vb_iommufd_device_open(struct vb_backend *b, const char *address, int fd, vb_handle *ret, int *ret_client_fd,
-                           struct vb_error *e);
+int vb_iommufd_device_open(struct vb_backend *b, const struct vb_device_desc *desc, vb_handle *ret,
+                            int *ret_client_fd, struct vb_error *e);
 int vb_iommufd_device_bind(struct vb_backend *b, vb_handle device, struct vb_error *e);
 int vb_iommufd_device_attach(struct vb_backend *b, vb_handle device, vb_handle space, struct vb_error *e);
 int vb_iommufd_device_detach(struct vb_backend *b, vb_handle device, struct vb_error *e);

@@ -60,11 +60,12 @@ static void retry_tombstones(struct vb_iommufd *io) {
     io->n_tombstones = n;
 }
 
-static int io_space_add(struct vb_backend *b, vb_handle *ret, struct vb_error *e) {
+static int io_domain_open(struct vb_backend *b, vb_handle device, vb_handle *ret, struct vb_error *e) {
     struct vb_iommufd *io = iommufd(b);
     struct vb_iommu_ioas_alloc a = {.size = sizeof(a)};
     int r;
 
+    (void)device;
     if (io->n_spaces + io->n_tombstones >= VB_IOMMUFD_TOMBSTONES)
         retry_tombstones(io);
     /* Room for the tombstones that today's spaces may become. */
@@ -84,9 +85,9 @@ static int io_space_add(struct vb_backend *b, vb_handle *ret, struct vb_error *e
     return 0;
 }
 
-static void io_space_remove(struct vb_backend *b, vb_handle space) {
+static void io_domain_close(struct vb_backend *b, vb_handle domain) {
     struct vb_iommufd *io = iommufd(b);
-    const uint32_t id = (uint32_t)space;
+    const uint32_t id = (uint32_t)domain;
     uint32_t i;
 
     for (i = 0; i < io->n_spaces && io->spaces[i] != id; i++)
@@ -98,10 +99,10 @@ static void io_space_remove(struct vb_backend *b, vb_handle space) {
         io->tombstones[io->n_tombstones++] = id;
 }
 
-static int io_space_info(struct vb_backend *b, vb_handle space, struct vb_space_info *ret, struct vb_error *e) {
+static int io_domain_info(struct vb_backend *b, vb_handle domain, struct vb_space_info *ret, struct vb_error *e) {
     struct vb_iommu_iova_range ranges[VB_REGIONS_MAX];
     struct vb_iommu_ioas_iova_ranges q = {
-        .size = sizeof(q), .ioas_id = (uint32_t)space, .num_iovas = VB_REGIONS_MAX, .allowed_iovas = (uintptr_t)ranges};
+        .size = sizeof(q), .ioas_id = (uint32_t)domain, .num_iovas = VB_REGIONS_MAX, .allowed_iovas = (uintptr_t)ranges};
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     uint32_t i;
     int r;
@@ -119,16 +120,16 @@ static int io_space_info(struct vb_backend *b, vb_handle space, struct vb_space_
     return 0;
 }
 
-static void io_space_text(struct vb_backend *b, vb_handle space, char *buf, size_t size) {
+static void io_domain_text(struct vb_backend *b, vb_handle domain, char *buf, size_t size) {
     (void)b;
     snprintf(buf, size, "ioas %" PRIu64, space);
 }
 
 /* ---- mappings ---- */
 
-static int unmap_range(struct vb_iommufd *io, vb_handle space, struct vb_range range) {
+static int unmap_range(struct vb_iommufd *io, vb_handle domain, struct vb_range range) {
     struct vb_iommu_ioas_unmap u = {
-        .size = sizeof(u), .ioas_id = (uint32_t)space, .iova = range.first, .length = vb_range_size(range)};
+        .size = sizeof(u), .ioas_id = (uint32_t)domain, .iova = range.first, .length = vb_range_size(range)};
 
     if (range.first == 0 && range.last == UINT64_MAX)
         u.length = UINT64_MAX; /* the kernel's word for everything; nothing there is fine then */
@@ -137,7 +138,7 @@ static int unmap_range(struct vb_iommufd *io, vb_handle space, struct vb_range r
 
 /* COPY takes any part of the pool that is contiguous there, across pieces too (io_pagetable.c, iopt_get_pages), as one
  * area for each piece; an unmap of the whole range takes them all. */
-static int io_map(struct vb_backend *b, vb_handle space, const struct vb_backend_map *maps, size_t n, size_t *ret_done,
+static int io_map(struct vb_backend *b, vb_handle domain, const struct vb_backend_map *maps, size_t n, size_t *ret_done,
                   struct vb_error *e) {
     struct vb_iommufd *io = iommufd(b);
     size_t i;
@@ -148,7 +149,7 @@ static int io_map(struct vb_backend *b, vb_handle space, const struct vb_backend
                                        .flags = VB_IOMMU_MAP_FIXED_IOVA |
                                                 (maps[i].prot & VB_PROT_READ ? VB_IOMMU_MAP_READABLE : 0) |
                                                 (maps[i].prot & VB_PROT_WRITE ? VB_IOMMU_MAP_WRITEABLE : 0),
-                                       .dst_ioas_id = (uint32_t)space,
+                                       .dst_ioas_id = (uint32_t)domain,
                                        .src_ioas_id = io->pool,
                                        .length = maps[i].size,
                                        .dst_iova = maps[i].iova,
@@ -158,28 +159,28 @@ static int io_map(struct vb_backend *b, vb_handle space, const struct vb_backend
         if (r < 0) {
             /* EFAULT comes also when it is mapped, and only the answer could not be written (ioas.c, iommufd_ioas_copy). */
             if (r == -EFAULT)
-                unmap_range(io, space, (struct vb_range){maps[i].iova, maps[i].iova + (maps[i].size - 1)});
+                unmap_range(io, domain, (struct vb_range){maps[i].iova, maps[i].iova + (maps[i].size - 1)});
             *ret_done = i;
             return vb_fail(e, r, "mapping 0x%" PRIx64 " of 0x%" PRIx64 " bytes into IOAS %" PRIu64 "%s", maps[i].iova,
-                           maps[i].size, space,
+                           maps[i].size, domain,
                            r == -ENOMEM ? ": pinning it passes the session's RLIMIT_MEMLOCK, or no memory" : "");
         }
     }
     return 0;
 }
 
-static int io_unmap(struct vb_backend *b, vb_handle space, const struct vb_range *ranges, size_t n, size_t *ret_done,
+static int io_unmap(struct vb_backend *b, vb_handle domain, const struct vb_range *ranges, size_t n, size_t *ret_done,
                     struct vb_error *e) {
     struct vb_iommufd *io = iommufd(b);
     size_t i;
     int r;
 
     for (i = 0; i < n; i++) {
-        r = unmap_range(io, space, ranges[i]);
+        r = unmap_range(io, domain, ranges[i]);
         if (r < 0) {
             *ret_done = i;
             return vb_fail(e, r, "unmapping 0x%" PRIx64 "-0x%" PRIx64 " of IOAS %" PRIu64, ranges[i].first,
-                           ranges[i].last, space);
+                           ranges[i].last, domain);
         }
     }
     return 0;
@@ -225,7 +226,7 @@ static void io_close(struct vb_backend *b) {
     for (i = 0; i < VB_IOMMUFD_DEVICES; i++)
         vb_iommufd_device_close(b, i);
     while (io->n_spaces)
-        io_space_remove(b, io->spaces[io->n_spaces - 1]);
+        io_domain_close(b, io->spaces[io->n_spaces - 1]);
     retry_tombstones(io);
     for (i = 0; i < VB_MEMORIES_MAX; i++)
         if (io->slots[i].state != VB_SLOT_FREE)
@@ -239,14 +240,16 @@ static void io_close(struct vb_backend *b) {
 
 static const struct vb_backend_ops ops = {
     .name = "iommufd",
+    .eager = true,
+    .software_sees_all = true,
     .close = io_close,
     .features = io_features,
     .memory_add = vb_iommufd_memory_add,
     .memory_remove = vb_iommufd_memory_remove,
-    .space_add = io_space_add,
-    .space_remove = io_space_remove,
-    .space_info = io_space_info,
-    .space_text = io_space_text,
+    .domain_open = io_domain_open,
+    .domain_close = io_domain_close,
+    .domain_info = io_domain_info,
+    .domain_text = io_domain_text,
     .map = io_map,
     .unmap = io_unmap,
     .device_open = vb_iommufd_device_open,

@@ -483,7 +483,7 @@ static void test_info_that_cannot_be_had_is_asked_again(void **state) {
     add_memory(m, MIB);
     add_space(m);
     add_device(m, "0000:00:04.0", &fd);
-    arm(VB_EMULATED_SPACE_INFO, 1, -EIO, false);
+    arm(VB_EMULATED_DOMAIN_INFO, 1, -EIO, false);
     assert_int_equal(vb_model_attach(m, 1, 1, fresh()), 0);
     assert_true(vb_model_space(m, 1, NULL)->info_stale);
     REFUSED(map1(m, 1, 1, 0xfee00000, 4096, 0, 3, fresh()), VB_RESERVED, "msi");

@@ -1,0 +1,54 @@
+/* The domains of a space: what the kernel has of it. One for all devices that can share one; a further one for a device that
+ * leaves mappings out, and where the backend's domains belong to devices (type1) for each container.
+ *
+ * Invariants: a mapping of the space that is not pending is in every domain that it fits (vb_domain_fits()). It fits all
+ * that do not leave out: those decide what may be mapped at all. A domain without devices exists only as an eager
+ * backend's first. Which mappings a domain has is not written down: it follows from domain->info, which changes only
+ * when a device comes or goes.
+ *
+ * What is done to all domains of a space looks to the model like one backend call: vb_domains_map() and _unmap(). */
+#ifndef VB_CORE_DOMAIN_H
+#define VB_CORE_DOMAIN_H
+
+#include <sys/queue.h>
+
+#include "core/backend.h"
+#include "core/mapping.h"
+
+struct vb_model;
+struct vb_space;
+struct vb_device;
+
+struct vb_domain {
+    TAILQ_ENTRY(vb_domain) entry;
+    vb_handle handle;
+    bool leaves_out;           /* what does not fit is left out, instead of being refused */
+    struct vb_space_info info; /* what its devices can use, asked again after each attach and detach */
+    bool info_stale;           /* that asking failed: asked again before the next use */
+    uint32_t devices;          /* attached */
+    uint64_t left_out;         /* mappings of the space that are not in it */
+};
+TAILQ_HEAD(vb_domain_list, vb_domain);
+
+/* Can the devices of these reach it? */
+bool vb_domain_fits(const struct vb_space_info *info, struct vb_range iova, uint64_t offset);
+/* How often the mapping is paid: once, or where pins are not shared once for each domain that has it, at least once. */
+uint32_t vb_domains_copies(const struct vb_model *m, const struct vb_space *s, struct vb_range iova, uint64_t offset);
+/* In all domains that they fit. As a backend's map(): entries before *ret_done are in all of them, that one and those behind it
+ * in none, unless taking them out again failed; so the caller unmaps that one too. restoring: what is there already stays. */
+int vb_domains_map(struct vb_model *m, struct vb_space *s, const struct vb_backend_map *maps, size_t n, bool restoring,
+                   size_t *ret_done, struct vb_error *e);
+/* As a backend's unmap(). -ENOENT: it was in none. When it fails, what was unmapped of range *ret_done is not known. */
+int vb_domains_unmap(struct vb_model *m, struct vb_space *s, const struct vb_range *ranges, size_t n, size_t *ret_done,
+                     struct vb_error *e);
+/* space->info from the domains' (that were asked before), and what is stale of them asked again. */
+int vb_domains_info(struct vb_model *m, struct vb_space *s, struct vb_error *e);
+/* Puts every mapping of the space that fits into a fresh domain, which has none; progress for `d`. On failure the domain is
+ * empty again. */
+int vb_domain_replay(struct vb_model *m, struct vb_space *s, struct vb_domain *dom, const struct vb_device *d,
+                     uint64_t *ret_mappings, uint64_t *ret_bytes, struct vb_error *e);
+/* Opens, not in the list yet; closes and frees (NULL is fine). */
+int vb_domain_open(struct vb_model *m, vb_handle device, struct vb_domain **ret, struct vb_error *e);
+void vb_domain_close(struct vb_model *m, struct vb_domain *dom);
+
+#endif
