@@ -33,6 +33,7 @@ struct vb_iommufd {
     struct vb_backend backend;
     int fd;
     bool map_file;
+    struct vb_workers *workers; /* borrowed, may be NULL */
     uint32_t pool; /* IOAS id */
     uint32_t spaces[VB_SPACES_MAX];
     uint32_t n_spaces;

@@ -264,7 +264,8 @@ static const struct vb_backend_ops ops = {
     .devices_left = vb_iommufd_devices_left,
 };
 
-int vb_iommufd_new(int fd, bool no_map_file, struct vb_backend **ret, struct vb_error *e) {
+int vb_iommufd_new(int fd, bool no_map_file, struct vb_workers *workers, struct vb_backend **ret,
+                   struct vb_error *e) {
     struct vb_iommufd *io = calloc(1, sizeof(*io));
     int r;
 
@@ -275,6 +276,7 @@ int vb_iommufd_new(int fd, bool no_map_file, struct vb_backend **ret, struct vb_
     io->backend.ops = &ops;
     io->fd = fd;
     io->map_file = !no_map_file;
+    io->workers = workers;
     io->left = calloc(VB_IOMMUFD_IDS, sizeof(*io->left)); /* here, so that take_over() cannot fail */
     r = io->left ? vb_iommufd_pool_init(io, e) : vb_fail(e, -ENOMEM, "iommufd backend");
     if (r != 0) {

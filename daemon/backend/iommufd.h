@@ -13,7 +13,11 @@
 
 #include "core/backend.h"
 
-/* `iommufd` is consumed in every case. no_map_file: map by address, as before Linux 6.13, even if MAP_FILE is there. */
-int vb_iommufd_new(int iommufd, bool no_map_file, struct vb_backend **ret, struct vb_error *e);
+struct vb_workers;
+
+/* `iommufd` is consumed in every case. no_map_file: map by address, as before Linux 6.13, even if MAP_FILE is there. workers:
+ * pin large mappings in parallel; borrowed, may be NULL. */
+int vb_iommufd_new(int iommufd, bool no_map_file, struct vb_workers *workers, struct vb_backend **ret,
+                   struct vb_error *e);
 
 #endif

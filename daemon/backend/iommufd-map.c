@@ -1,0 +1,2 @@
+/* See iommufd-private.h. */
+#include "backend/iommufd-private.h"
