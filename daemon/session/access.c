@@ -286,11 +286,14 @@ static int redeem(struct vb_session *s, const ProtobufCBinaryData *secret, int *
     VfioBrokerInternal__TokenRedeem body = VFIO_BROKER_INTERNAL__TOKEN_REDEEM__INIT;
     VfioBrokerInternal__Call call = VFIO_BROKER_INTERNAL__CALL__INIT;
     VfioBrokerInternal__Answer *answer;
+    int fds[2];
 
     body.secret = *secret;
     call.body_case = VFIO_BROKER_INTERNAL__CALL__BODY_TOKEN_REDEEM;
     call.token_redeem = &body;
-    int r = vb_control_call(s, &call, &answer, ret_fd, e);
+    int r = vb_control_call(s, &call, &answer, fds, e);
+    vb_close_p(&fds[1]);
+    *ret_fd = fds[0];
     if (r == 0 && *ret_fd < 0)
         return vb_fail(e, -EPROTO, "vfio-brokerd answered something else than an access");
     return r;

@@ -122,7 +122,7 @@ static void adopted(struct vb_session *s, const VfioBrokerInternal__Answer *answ
 }
 
 /* One message. 1: it answers `serial`, and *ret_answer is set; 0: something else, dealt with; <0: no link any more. */
-static int receive(struct vb_session *s, uint64_t serial, VfioBrokerInternal__Answer **ret_answer, int *ret_fd) {
+static int receive(struct vb_session *s, uint64_t serial, VfioBrokerInternal__Answer **ret_answer, int ret_fds[2]) {
     struct vb_control_link *c = &s->control;
     VB_PACKET struct vb_packet p = VB_PACKET_INIT;
 
@@ -165,8 +165,8 @@ static int receive(struct vb_session *s, uint64_t serial, VfioBrokerInternal__An
         return 0;
     }
     *ret_answer = m->answer;
-    if (ret_fd)
-        *ret_fd = vb_packet_steal_fd(&p, 0);
+    for (unsigned i = 0; ret_fds && i < 2; i++)
+        ret_fds[i] = i < p.n_fds ? vb_packet_steal_fd(&p, i) : -1;
     return 1;
 }
 
@@ -178,13 +178,15 @@ static int away(struct vb_error *e) {
 }
 
 int vb_control_call(struct vb_session *s, VfioBrokerInternal__Call *call, VfioBrokerInternal__Answer **ret_answer,
-                    int *ret_fd, struct vb_error *e) {
+                    int ret_fds[2], struct vb_error *e) {
     struct vb_control_link *c = &s->control;
     VfioBrokerInternal__ToDaemon m = VFIO_BROKER_INTERNAL__TO_DAEMON__INIT;
     VfioBrokerInternal__Answer *answer = NULL;
     const int64_t deadline = now_ms() + VB_CALL_MS;
-    int fd = -1;
+    int fds[2] = {-1, -1};
 
+    if (ret_fds)
+        ret_fds[0] = ret_fds[1] = -1;
     if (c->state != VB_LINK_UP)
         return away(e);
     call->serial = ++c->serial;
@@ -196,19 +198,22 @@ int vb_control_call(struct vb_session *s, VfioBrokerInternal__Call *call, VfioBr
     while (r == 0) {
         r = wait_for(c->fd, POLLIN, deadline);
         if (r == 0)
-            r = receive(s, call->serial, &answer, &fd);
+            r = receive(s, call->serial, &answer, fds);
     }
     if (r < 0 && c->state != VB_LINK_UP)
         return away(e);
     if (r < 0)
         return vb_fail(e, r, "vfio-brokerd does not answer");
-    if (answer->body_case == VFIO_BROKER_INTERNAL__ANSWER__BODY_ERROR) {
-        if (fd >= 0)
-            close(fd);
-        return vb_error_from_message(e, answer->error);
+    for (unsigned i = 0; i < 2; i++) {
+        bool wanted = ret_fds && answer->body_case != VFIO_BROKER_INTERNAL__ANSWER__BODY_ERROR;
+
+        if (!wanted && fds[i] >= 0)
+            close(fds[i]);
+        else if (wanted)
+            ret_fds[i] = fds[i];
     }
-    if (ret_fd)
-        *ret_fd = fd;
+    if (answer->body_case == VFIO_BROKER_INTERNAL__ANSWER__BODY_ERROR)
+        return vb_error_from_message(e, answer->error);
     *ret_answer = answer;
     return 0;
 }

@@ -27,7 +27,7 @@ void vb_session_end(struct vb_session *s) {
     vb_model_empty(s->model);
     vb_client_stop(s);
     for (uint32_t i = 0; i < n; i++)
-        vb_held_add(s, devices[i].address, devices[i].handle);
+        vb_held_add(s, devices[i].address, devices[i].handle, false);
     if (s->n_held)
         vb_control_holding(s);
     vb_session_maybe_exit(s);

@@ -26,6 +26,14 @@ static bool still_open(struct vb_session *s, const struct vb_held *h) {
     return ops->in_use(s->model->backend, h->handle);
 }
 
+static void is_free(struct vb_session *s, const struct vb_held *h) {
+    if (!s->taken_over)
+        vb_unwatch_device(s, h->handle);
+    if (h->software)
+        vb_model_software_gone(s->model);
+    vb_control_device_free(s, h->address);
+}
+
 static void on_timer(evutil_socket_t fd, short what, void *arg) {
     struct vb_session *s = arg;
     unsigned kept = 0;
@@ -37,8 +45,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg) {
             s->held[kept++] = s->held[i];
             continue;
         }
-        vb_unwatch_device(s, s->held[i].handle);
-        vb_control_device_free(s, s->held[i].address);
+        is_free(s, &s->held[i]);
     }
     s->n_held = kept;
     if (kept || s->model->backend->ops->leftovers(s->model->backend))
@@ -54,14 +61,12 @@ void vb_held_poll(struct vb_session *s) {
         arm(s);
 }
 
-void vb_held_add(struct vb_session *s, const char *address, vb_handle handle) {
-    struct vb_held h = {.handle = handle};
+void vb_held_add(struct vb_session *s, const char *address, vb_handle handle, bool software) {
+    struct vb_held h = {.handle = handle, .software = software};
 
     snprintf(h.address, sizeof h.address, "%s", address);
     if (!still_open(s, &h)) {
-        if (!s->taken_over)
-            vb_unwatch_device(s, handle);
-        vb_control_device_free(s, address);
+        is_free(s, &h);
         return;
     }
     /* Bounded: a claim is refused while VB_DEVICES_MAX are held (op-device.c). */
@@ -73,11 +78,18 @@ void vb_held_add(struct vb_session *s, const char *address, vb_handle handle) {
 
 static void on_device(evutil_socket_t fd, short what, void *arg) {
     struct vb_device_watch *w = arg;
+    struct vb_session *s = w->session;
+    struct vb_backend *b = s->model->backend;
+    const vb_handle handle = w->handle;
 
     (void)fd, (void)what;
-    struct vb_backend *b = w->session->model->backend;
-    if (b->ops->device_ready(b, w->handle) < 0)
-        vb_unwatch_device(w->session, w->handle);
+    int r = b->ops->device_ready(b, handle);
+    if (r < 0)
+        vb_unwatch_device(s, handle); /* `w` is gone */
+    if (r == 1)
+        vb_device_requested(s, handle);
+    else if (r == -ENODEV)
+        vb_device_vanished(s, handle);
 }
 
 int vb_watch_device(struct vb_session *s, vb_handle handle) {

@@ -62,6 +62,7 @@ struct vb_control_link {
 struct vb_held {
     char address[VB_ADDRESS_MAX + 1];
     vb_handle handle;
+    bool software; /* to be told to the model when it is free */
 };
 
 /* The loop's watch on a device's fd (backend ops->device_fd). */
@@ -159,9 +160,9 @@ void vb_pins_stop(struct vb_session *s);
 int vb_control_start(struct vb_session *s, int fd /* consumed */);
 void vb_control_stop(struct vb_session *s);
 /* Calls the daemon and waits, answering its questions meanwhile. On 0 ret_answer lives in control.arena until the next
- * message; *ret_fd (may be NULL) is a fd that came with it, the caller's. VB_UNAVAILABLE: no daemon; or its refusal. */
+ * message; ret_fds (may be NULL) are fds that came with it, the caller's, or -1. VB_UNAVAILABLE: no daemon; or its refusal. */
 int vb_control_call(struct vb_session *s, VfioBrokerInternal__Call *call, VfioBrokerInternal__Answer **ret_answer,
-                    int *ret_fd, struct vb_error *e);
+                    int ret_fds[2], struct vb_error *e);
 /* One-way messages; lost when there is no daemon: the next one learns the state by Adopt. */
 void vb_control_device_free(struct vb_session *s, const char *address);
 /* Given back, but somebody has it open still: for people who wait for it. */
@@ -185,12 +186,18 @@ void vb_lease_came_late(struct vb_session *s, uint64_t granted);
 
 /* ---- held.c ---- */
 /* The backend has closed `handle`: report the device free, now or when nobody has it open any more. */
-void vb_held_add(struct vb_session *s, const char *address, vb_handle handle);
+void vb_held_add(struct vb_session *s, const char *address, vb_handle handle, bool software);
 /* The kernel may have refused to give something up: look again, soon at first. */
 void vb_held_poll(struct vb_session *s);
 int vb_watch_device(struct vb_session *s, vb_handle handle);
 void vb_unwatch_device(struct vb_session *s, vb_handle handle);
 void vb_unwatch_all(struct vb_session *s);
+
+/* ---- device-events.c ---- */
+/* The host wants the device back: the client is told. */
+void vb_device_requested(struct vb_session *s, vb_handle handle);
+/* It has left the host: it is released as if the client had done so, and the client is told. */
+void vb_device_vanished(struct vb_session *s, vb_handle handle);
 
 /* ---- end.c ---- */
 /* The client is gone or sent away: takes the memory away from its devices, gives back what can be given back; the
