@@ -33,7 +33,8 @@ static bool move(const struct vb_emulated_memory *m, uint64_t offset, uint8_t *d
 }
 
 /* Two walks: the first only looks, so that a transfer which hits a hole moves nothing. */
-static int transfer(struct vb_emulated *em, struct vb_emulated_space *s, struct vb_range r, uint8_t *data, bool write) {
+static int transfer(struct vb_emulated *em, struct vb_emulated_domain *s, struct vb_range r, uint8_t *data,
+                    bool write) {
     const uint8_t need = write ? VB_PROT_WRITE : VB_PROT_READ;
     struct vb_emulated_entry *p;
     int moving;
@@ -44,7 +45,11 @@ static int transfer(struct vb_emulated *em, struct vb_emulated_space *s, struct 
         for (p = vb_emulated_table_first(&s->table, r);; p = vb_emulated_table_next(p)) {
             if (!p || p->iova.first > at || !(p->prot & need))
                 return -EFAULT;
+            if (write && s->dirty && vb_emulated_dirty_room(p) < 0)
+                return -EFAULT;
             last = p->iova.last < r.last ? p->iova.last : r.last;
+            if (moving && write && s->dirty)
+                vb_emulated_dirty_mark(p, (struct vb_range){at, last});
             if (moving && !move(&em->memories[p->memory], p->offset + (at - p->iova.first), data + (at - r.first),
                                 last - at + 1, write))
                 return -EFAULT;
@@ -58,15 +63,19 @@ static int transfer(struct vb_emulated *em, struct vb_emulated_space *s, struct 
 
 static int32_t run(struct vb_emulated *em, struct vb_emulated_device *d, union request *q, size_t n, union reply *a) {
     const bool write = n >= sizeof(q->dma) && q->dma.op == VB_EMULATED_DMA_WRITE;
+    const bool host =
+        n >= sizeof(q->dma) && (q->dma.op == VB_EMULATED_HOST_WANTS || q->dma.op == VB_EMULATED_HOST_LOST);
     struct vb_range r;
 
+    if (host)
+        return n == sizeof(q->dma) && q->dma.size == 0 ? 0 : -EINVAL;
     if (n < sizeof(q->dma) || n > sizeof(q->bytes) || (!write && q->dma.op != VB_EMULATED_DMA_READ) ||
         q->dma.size > VB_EMULATED_DMA_MAX || n - sizeof(q->dma) != (write ? q->dma.size : 0) ||
         !vb_range_from(q->dma.iova, q->dma.size, &r))
         return -EINVAL;
-    if (!d->space)
+    if (!d->domain)
         return -EFAULT;
-    return transfer(em, d->space, r, write ? q->dma.data : a->reply.data, write);
+    return transfer(em, d->domain, r, write ? q->dma.data : a->reply.data, write);
 }
 
 int vb_emulated_device_ready(struct vb_backend *b, vb_handle device) {
@@ -75,7 +84,7 @@ int vb_emulated_device_ready(struct vb_backend *b, vb_handle device) {
     union request q;
     union reply a;
     ssize_t n;
-    int i;
+    int i, wanted = 0;
 
     for (i = 0; i < PACKETS_AT_ONCE; i++) {
         size_t size = sizeof(a.reply);
@@ -84,7 +93,7 @@ int vb_emulated_device_ready(struct vb_backend *b, vb_handle device) {
         /* Without a control buffer the kernel closes fds that come along (net/unix/af_unix.c). MSG_TRUNC: the true size. */
         n = recv(d->fd, q.bytes, sizeof(q.bytes), MSG_DONTWAIT | MSG_TRUNC);
         if (n < 0)
-            return errno == EAGAIN || errno == EINTR ? 0 : -EPIPE;
+            return errno == EAGAIN || errno == EINTR ? wanted : -EPIPE;
         /* 0 is the end, or an empty packet: a client may send those. */
         if (n == 0 && (poll(&p, 1, 0) < 0 || (p.revents & POLLHUP)))
             return -EPIPE;
@@ -94,6 +103,13 @@ int vb_emulated_device_ready(struct vb_backend *b, vb_handle device) {
             size += a.reply.size;
         if (send(d->fd, a.bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno == EPIPE)
             return -EPIPE;
+        if (a.reply.status == 0 && q.dma.op == VB_EMULATED_HOST_WANTS)
+            wanted = 1;
+        if (a.reply.status == 0 && q.dma.op == VB_EMULATED_HOST_LOST) {
+            d->lost = true;
+            shutdown(d->fd, SHUT_RDWR);
+            return -ENODEV;
+        }
     }
-    return 0;
+    return wanted;
 }

@@ -41,6 +41,7 @@ static struct vb_emulated_entry *get(struct vb_emulated_pool *p) {
 }
 
 static void put(struct vb_emulated_pool *p, struct vb_emulated_entry *e) {
+    free(e->dirty);
     e->next_free = p->free;
     p->free = e;
 }

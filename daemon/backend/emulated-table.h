@@ -13,6 +13,7 @@ struct vb_emulated_entry {
     };
     struct vb_range iova;
     uint64_t offset; /* bytes, in memory */
+    uint64_t *dirty; /* owned: see emulated-dirty.c */
     uint16_t memory; /* slot */
     uint8_t prot;
 };

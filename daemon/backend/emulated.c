@@ -1,28 +1,24 @@
-/* Memories, spaces and mappings of the emulated backend: see emulated.h. */
+/* The emulated backend: memories, failures on purpose, and its life: see emulated.h. */
 #include "backend/emulated.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "backend/emulated-private.h"
 
-#define PAGE_SIZES    (~(uint64_t)4095) /* 4 KiB upwards */
-#define APERTURE_LAST (((uint64_t)1 << 48) - 1)
-
-const struct vb_range vb_emulated_msi = {0xfee00000, 0xfeefffff};
-
 static const char *const call_names[VB_EMULATED_CALLS] = {
     [VB_EMULATED_ANY] = "any call",
     [VB_EMULATED_MEMORY_ADD] = "memory_add",
     [VB_EMULATED_DOMAIN_OPEN] = "domain_open",
     [VB_EMULATED_DOMAIN_INFO] = "domain_info",
+    [VB_EMULATED_DOMAIN_NEED] = "domain_need",
     [VB_EMULATED_MAP] = "map",
     [VB_EMULATED_UNMAP] = "unmap",
+    [VB_EMULATED_DIRTY_SET] = "dirty_set",
+    [VB_EMULATED_DIRTY_READ] = "dirty_read",
     [VB_EMULATED_DEVICE_OPEN] = "device_open",
     [VB_EMULATED_DEVICE_BIND] = "device_bind",
     [VB_EMULATED_DEVICE_ATTACH] = "device_attach",
@@ -49,8 +45,8 @@ static struct vb_emulated *emulated(struct vb_backend *b) {
 }
 
 static uint64_t em_features(struct vb_backend *b) {
-    (void)b;
-    return 2; /* FEATURE_SHARED_PINS: what is paid follows the same rule as on iommufd */
+    /* FEATURE_DOMAINS; FEATURE_SHARED_PINS: what is paid follows the same rule as on iommufd. */
+    return emulated(b)->knobs.containers ? 64 : 64 | 2;
 }
 
 /* ---- memory ---- */
@@ -82,114 +78,6 @@ static void em_memory_remove(struct vb_backend *b, vb_handle memory) {
     m->fd = -1;
 }
 
-/* ---- spaces ---- */
-
-static int em_domain_open(struct vb_backend *b, vb_handle device, vb_handle *ret, struct vb_error *e) {
-    struct vb_emulated *em = emulated(b);
-    int r = vb_emulated_count(em, VB_EMULATED_DOMAIN_OPEN, e);
-    vb_handle i;
-
-    (void)device;
-    if (r != 0)
-        return r;
-    for (i = 0; i < VB_SPACES_MAX && em->spaces[i]; i++)
-        ;
-    if (i == VB_SPACES_MAX)
-        return vb_refuse(e, VB_LIMIT, "no room for one more space");
-    em->spaces[i] = calloc(1, sizeof(*em->spaces[i]));
-    if (!em->spaces[i])
-        return vb_fail(e, -ENOMEM, "space");
-    *ret = i;
-    return 0;
-}
-
-static void em_domain_close(struct vb_backend *b, vb_handle domain) {
-    struct vb_emulated *em = emulated(b);
-    size_t i;
-
-    vb_emulated_table_unmap(&em->spaces[domain]->table, &em->pool, (struct vb_range){0, UINT64_MAX});
-    for (i = 0; i < VB_EMULATED_DEVICES; i++)
-        if (em->devices[i] && em->devices[i]->space == em->spaces[domain])
-            em->devices[i]->space = NULL;
-    free(em->spaces[domain]);
-    em->spaces[domain] = NULL;
-}
-
-static int em_domain_info(struct vb_backend *b, vb_handle domain, struct vb_space_info *ret, struct vb_error *e) {
-    struct vb_emulated *em = emulated(b);
-    int r = vb_emulated_count(em, VB_EMULATED_DOMAIN_INFO, e);
-
-    if (r != 0)
-        return r;
-    *ret = (struct vb_space_info){.page_sizes = PAGE_SIZES, .n_usable = 1, .usable[0] = {0, APERTURE_LAST}};
-    if (em->spaces[domain]->devices) {
-        ret->n_usable = 2;
-        ret->usable[0].last = vb_emulated_msi.first - 1;
-        ret->usable[1] = (struct vb_range){vb_emulated_msi.last + 1, APERTURE_LAST};
-    }
-    return 0;
-}
-
-static void em_domain_text(struct vb_backend *b, vb_handle domain, char *buf, size_t size) {
-    (void)b;
-    snprintf(buf, size, "emulated %" PRIu64, space);
-}
-
-/* ---- mappings ---- */
-
-static int map_one(struct vb_emulated *em, struct vb_emulated_space *s, const struct vb_backend_map *m,
-                   struct vb_error *e) {
-    const struct vb_range r = {m->iova, m->iova + (m->size - 1)};
-    const struct vb_emulated_entry entry = {
-        .iova = r, .offset = m->offset, .memory = (uint16_t)m->memory, .prot = (uint8_t)m->prot};
-    int k = vb_emulated_count(em, VB_EMULATED_MAP, e);
-
-    if (k != 0)
-        return k;
-    assert(em->memories[m->memory].fd >= 0 && m->offset + m->size <= em->memories[m->memory].size);
-    if (r.last > APERTURE_LAST || (s->devices && vb_range_overlaps(r, vb_emulated_msi)) || (m->iova | m->size) % 4096)
-        return vb_fail(e, -EINVAL, "mapping at 0x%" PRIx64, m->iova); /* as the kernel says */
-    k = vb_emulated_table_map(&s->table, &em->pool, &entry);
-    return k ? vb_fail(e, k, "mapping at 0x%" PRIx64, m->iova) : 0;
-}
-
-static int em_map(struct vb_backend *b, vb_handle domain, const struct vb_backend_map *maps, size_t n, size_t *ret_done,
-                  struct vb_error *e) {
-    struct vb_emulated *em = emulated(b);
-    size_t i;
-    int r;
-
-    for (i = 0; i < n; i++) {
-        r = map_one(em, em->spaces[domain], &maps[i], e);
-        if (r != 0) {
-            *ret_done = i;
-            return r;
-        }
-    }
-    return 0;
-}
-
-static int em_unmap(struct vb_backend *b, vb_handle domain, const struct vb_range *ranges, size_t n, size_t *ret_done,
-                    struct vb_error *e) {
-    struct vb_emulated *em = emulated(b);
-    size_t i;
-    int r;
-
-    for (i = 0; i < n; i++) {
-        r = vb_emulated_count(em, VB_EMULATED_UNMAP, e);
-        if (r == 0) {
-            r = vb_emulated_table_unmap(&em->spaces[domain]->table, &em->pool, ranges[i]);
-            if (r < 0)
-                vb_fail(e, r, "unmapping 0x%" PRIx64 "-0x%" PRIx64, ranges[i].first, ranges[i].last);
-        }
-        if (r != 0) {
-            *ret_done = i;
-            return r;
-        }
-    }
-    return 0;
-}
-
 /* ---- housekeeping ---- */
 
 static void em_tick(struct vb_backend *b) {
@@ -208,9 +96,9 @@ static void em_close(struct vb_backend *b) {
     for (i = 0; i < VB_EMULATED_DEVICES; i++)
         if (em->devices[i])
             vb_emulated_device_free(em, i);
-    for (i = 0; i < VB_SPACES_MAX; i++)
-        if (em->spaces[i])
-            em_domain_close(b, i);
+    for (i = 0; i < VB_EMULATED_DOMAINS; i++)
+        if (em->domains[i])
+            vb_emulated_domain_close(b, i);
     for (i = 0; i < VB_MEMORIES_MAX; i++)
         if (em->memories[i].fd >= 0)
             em_memory_remove(b, i);
@@ -218,32 +106,19 @@ static void em_close(struct vb_backend *b) {
     free(em);
 }
 
-static const struct vb_backend_ops ops = {
-    .name = "emulated",
-    .eager = true,
-    .close = em_close,
-    .features = em_features,
-    .memory_add = em_memory_add,
-    .memory_remove = em_memory_remove,
-    .domain_open = em_domain_open,
-    .domain_close = em_domain_close,
-    .domain_info = em_domain_info,
-    .domain_text = em_domain_text,
-    .map = em_map,
-    .unmap = em_unmap,
-    .device_open = vb_emulated_device_open,
-    .device_bind = vb_emulated_device_bind,
-    .device_attach = vb_emulated_device_attach,
-    .device_detach = vb_emulated_device_detach,
-    .device_close = vb_emulated_device_close,
-    .in_use = vb_emulated_in_use,
-    .device_fd = vb_emulated_device_fd,
-    .device_ready = vb_emulated_device_ready,
-    .tick = em_tick,
-    .leftovers = em_leftovers,
-    .take_over = NULL,
-    .devices_left = vb_emulated_devices_left,
-};
+#define COMMON                                                                                                         \
+    .name = "emulated", .close = em_close, .features = em_features, .memory_add = em_memory_add,                       \
+    .memory_remove = em_memory_remove, .domain_open = vb_emulated_domain_open,                                         \
+    .domain_close = vb_emulated_domain_close, .domain_info = vb_emulated_domain_info,                                  \
+    .domain_text = vb_emulated_domain_text, .map = vb_emulated_map, .unmap = vb_emulated_unmap,                        \
+    .dirty_set = vb_emulated_dirty_set, .dirty_read = vb_emulated_dirty_read, .device_open = vb_emulated_device_open,  \
+    .device_bind = vb_emulated_device_bind, .device_attach = vb_emulated_device_attach,                                \
+    .device_detach = vb_emulated_device_detach, .device_close = vb_emulated_device_close,                              \
+    .in_use = vb_emulated_in_use, .device_fd = vb_emulated_device_fd, .device_ready = vb_emulated_device_ready,        \
+    .tick = em_tick, .leftovers = em_leftovers, .devices_left = vb_emulated_devices_left
+
+static const struct vb_backend_ops ops = {COMMON, .eager = true, .domain_need = vb_emulated_domain_need};
+static const struct vb_backend_ops container_ops = {COMMON}; /* type1 has nothing like ALLOW_IOVAS either */
 
 int vb_emulated_new(const struct vb_emulated_knobs *knobs, struct vb_backend **ret, struct vb_error *e) {
     struct vb_emulated *em = calloc(1, sizeof(*em));
@@ -251,9 +126,9 @@ int vb_emulated_new(const struct vb_emulated_knobs *knobs, struct vb_backend **r
 
     if (!em)
         return vb_fail(e, -ENOMEM, "emulated backend");
-    em->backend.ops = &ops;
     if (knobs)
         em->knobs = *knobs;
+    em->backend.ops = em->knobs.containers ? &container_ops : &ops;
     for (i = 0; i < VB_MEMORIES_MAX; i++)
         em->memories[i].fd = -1;
     *ret = &em->backend;
@@ -267,7 +142,7 @@ struct vb_emulated_knobs *vb_emulated_knobs(struct vb_backend *b) {
 }
 
 size_t vb_emulated_dump(struct vb_backend *b, vb_handle domain, struct vb_backend_map *maps, size_t max) {
-    struct vb_emulated_table *t = &emulated(b)->spaces[domain]->table;
+    struct vb_emulated_table *t = &emulated(b)->domains[domain]->table;
     struct vb_emulated_entry *p;
     size_t n = 0;
 
@@ -281,14 +156,28 @@ size_t vb_emulated_dump(struct vb_backend *b, vb_handle domain, struct vb_backen
     return n;
 }
 
+bool vb_emulated_reaches(struct vb_backend *b, vb_handle device, struct vb_range r) {
+    struct vb_emulated_domain *d = emulated(b)->devices[device]->domain;
+    struct vb_emulated_entry *p;
+    uint64_t at = r.first;
+
+    for (p = d ? vb_emulated_table_first(&d->table, r) : NULL; p && p->iova.first <= at;
+         p = vb_emulated_table_next(p)) {
+        if (p->iova.last >= r.last)
+            return true;
+        at = p->iova.last + 1;
+    }
+    return false;
+}
+
 size_t vb_emulated_objects(struct vb_backend *b) {
     struct vb_emulated *em = emulated(b);
     size_t i, n = 0;
 
     for (i = 0; i < VB_MEMORIES_MAX; i++)
         n += em->memories[i].fd >= 0;
-    for (i = 0; i < VB_SPACES_MAX; i++)
-        n += em->spaces[i] != NULL;
+    for (i = 0; i < VB_EMULATED_DOMAINS; i++)
+        n += em->domains[i] && em->domains[i]->open;
     for (i = 0; i < VB_EMULATED_DEVICES; i++)
         n += em->devices[i] && !em->devices[i]->closed;
     return n;

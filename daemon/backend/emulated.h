@@ -1,13 +1,15 @@
 /* The emulated backend: page tables in memory and a software DMA engine, for tests, development without privilege and
  * for measuring our own overhead. It proves nothing about Linux.
  *
- * A space takes every IOVA below 1<<48; while a device is attached, 0xfee00000-0xfeefffff (the MSI window of VT-d) is not
- * usable, as on real hardware. Pages are 4 KiB.
+ * A domain is a page table. What it takes is what all its devices can use: a device reaches every IOVA below 1<<48 but
+ * 0xfee00000-0xfeefffff (the MSI window of VT-d) in pages of 4 KiB, unless a test says of what kind it is. A domain without
+ * devices takes what the widest kind does, without holes.
  *
  * A client's device fd is one end of a SOCK_SEQPACKET pair. It sends struct vb_emulated_dma, and gets one reply for each
- * packet. The engine translates with the page table of the space that the device is attached to, all or nothing, and
+ * packet. The engine translates with the page table of the domain that the device is attached to, all or nothing, and
  * moves the bytes by pread() and pwrite() on the memory's fd: client memory is never dereferenced. (hugetlbfs has no
- * write(2), so there the device can only read.) A client that does not take its replies loses them. */
+ * write(2), so there the device can only read.) A client that does not take its replies loses them. What the host would do to
+ * a device (want it back, lose it), a client can ask for, of its own devices alone. */
 #ifndef VB_BACKEND_EMULATED_H
 #define VB_BACKEND_EMULATED_H
 
@@ -15,8 +17,10 @@
 
 /* ---- what travels on a device's socket, host byte order ---- */
 enum vb_emulated_dma_op {
-    VB_EMULATED_DMA_READ = 1,  /* the device reads memory: the reply carries the data */
-    VB_EMULATED_DMA_WRITE = 2, /* the device writes the packet's data to memory */
+    VB_EMULATED_DMA_READ = 1,      /* the device reads memory: the reply carries the data */
+    VB_EMULATED_DMA_WRITE = 2,     /* the device writes the packet's data to memory */
+    VB_EMULATED_HOST_WANTS = 0x10, /* no DMA, size 0: as if the host wanted the device back */
+    VB_EMULATED_HOST_LOST = 0x11,  /* no DMA, size 0: as if the device had left the host; the last reply */
 };
 #define VB_EMULATED_DMA_MAX 32768u /* bytes of one transfer */
 
@@ -39,8 +43,11 @@ enum vb_emulated_call {
     VB_EMULATED_MEMORY_ADD,
     VB_EMULATED_DOMAIN_OPEN,
     VB_EMULATED_DOMAIN_INFO,
+    VB_EMULATED_DOMAIN_NEED,
     VB_EMULATED_MAP,
     VB_EMULATED_UNMAP,
+    VB_EMULATED_DIRTY_SET, /* on; off cannot fail */
+    VB_EMULATED_DIRTY_READ,
     VB_EMULATED_DEVICE_OPEN,
     VB_EMULATED_DEVICE_BIND,
     VB_EMULATED_DEVICE_ATTACH,
@@ -53,8 +60,27 @@ struct vb_emulated_fault {
     int error;      /* negative errno or enum vb_code */
     bool onwards;   /* and all later ones */
 };
+
+/* What a device can reach. */
+#define VB_EMULATED_RESERVED 4u
+struct vb_emulated_kind {
+    const char *address; /* of the devices that are of this kind */
+    uint64_t aperture_last;
+    uint64_t page_size; /* a power of 2, 4096 at least */
+    bool no_dirty;      /* its IOMMU does not tell what was written */
+    uint32_t n_reserved;
+    struct vb_reserved reserved[VB_EMULATED_RESERVED];
+};
+extern const struct vb_emulated_kind vb_emulated_default_kind;
+
 struct vb_emulated_knobs {
     struct vb_emulated_fault fault[VB_EMULATED_CALLS];
+    const struct vb_emulated_kind *kinds; /* borrowed; looked up when a device is opened */
+    size_t n_kinds;
+    /* As type1 does towards the model (only at vb_emulated_new()): domains belong to devices, each device that is opened has
+     * one (or that of desc.with) and reaches what is mapped there from then on, and pins are not shared. */
+    bool containers;
+    bool coarse; /* dirty tracking calls every mapped page dirty */
 };
 
 /* `knobs` may be NULL. -ENOMEM. */
@@ -63,9 +89,11 @@ int vb_emulated_new(const struct vb_emulated_knobs *knobs, struct vb_backend **r
 /* ---- for tests ---- */
 /* In force at once. */
 struct vb_emulated_knobs *vb_emulated_knobs(struct vb_backend *b);
-/* The page table of a space, in order of IOVA. Returns how many entries there are; fills at most `max`. */
-size_t vb_emulated_dump(struct vb_backend *b, vb_handle space, struct vb_backend_map *maps, size_t max);
-/* Memories, spaces and devices that exist; closed devices, which somebody else may have open, do not count. */
+/* The page table of a domain, in order of IOVA. Returns how many entries there are; fills at most `max`. */
+size_t vb_emulated_dump(struct vb_backend *b, vb_handle domain, struct vb_backend_map *maps, size_t max);
+/* Would a device reach all of the range in whatever table it has now? Without DMA. */
+bool vb_emulated_reaches(struct vb_backend *b, vb_handle device, struct vb_range r);
+/* Memories, domains and devices that exist; closed devices, which somebody else may have open, do not count. */
 size_t vb_emulated_objects(struct vb_backend *b);
 
 #endif
