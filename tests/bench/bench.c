@@ -78,7 +78,10 @@ static double ratio(const struct bench_case *c) {
 /* Names, units and notes are our own text and need no escaping. */
 int bench_end(struct bench *b) {
     if (b->json) {
-        printf("{\"bench\": \"%s\", \"cases\": [", b->name);
+        printf("{\"bench\": \"%s\", ", b->name);
+        if (b->machine[0])
+            printf("\"machine\": \"%s\", ", b->machine);
+        printf("\"cases\": [");
         for (size_t i = 0; i < b->n; i++) {
             const struct bench_case *c = &b->cases[i];
             printf("%s{\"case\": \"%s\", \"ours\": %.6g, \"baseline\": %.6g, \"unit\": \"%s\", \"ratio\": %.4g}",
@@ -86,6 +89,8 @@ int bench_end(struct bench *b) {
         }
         printf("]}\n");
     } else {
+        if (b->machine[0])
+            printf("%s\n", b->machine);
         printf("%-44s %12s %12s %-11s %6s  %s\n", b->name, "ours", "baseline", "unit", "ratio", "aim");
         for (size_t i = 0; i < b->n; i++) {
             const struct bench_case *c = &b->cases[i];

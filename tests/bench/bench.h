@@ -15,6 +15,7 @@
 struct bench {
     const char *name;
     bool json, smoke;  /* smoke: just enough to see that everything works */
+    char machine[64];  /* what it ran on, where that matters: told with the figures */
     uint64_t excluded; /* nanoseconds that a measured function spent on what is not to be measured */
     size_t n;
     struct bench_case {

@@ -22,7 +22,7 @@ struct direct {
 };
 
 /* /sys/bus/pci/devices/ADDRESS/vfio-dev/vfioN */
-static int open_cdev(const char *address) {
+int direct_cdev(const char *address) {
     char path[512];
     DIR *dir;
     struct dirent *entry;
@@ -45,7 +45,7 @@ static int open_cdev(const char *address) {
     return fd;
 }
 
-static void call(int fd, unsigned long request, void *arg, const char *what) {
+void direct_call(int fd, unsigned long request, void *arg, const char *what) {
     if (ioctl(fd, request, arg))
         bench_die("%s: %s", what, strerror(errno));
 }
@@ -53,7 +53,7 @@ static void call(int fd, unsigned long request, void *arg, const char *what) {
 static uint32_t new_ioas(struct direct *d) {
     struct vb_iommu_ioas_alloc a = {.size = sizeof(a)};
 
-    call(d->iommufd, IOMMU_IOAS_ALLOC, &a, "IOMMU_IOAS_ALLOC");
+    direct_call(d->iommufd, IOMMU_IOAS_ALLOC, &a, "IOMMU_IOAS_ALLOC");
     return a.out_ioas_id;
 }
 
@@ -61,7 +61,7 @@ static void map_file(struct direct *d, uint32_t ioas, uint64_t iova, uint64_t si
     struct vb_iommu_ioas_map_file m = {
         .size = sizeof(m), .flags = FLAGS, .ioas_id = ioas, .fd = d->memfd, .length = size, .iova = iova};
 
-    call(d->iommufd, IOMMU_IOAS_MAP_FILE, &m, "IOMMU_IOAS_MAP_FILE");
+    direct_call(d->iommufd, IOMMU_IOAS_MAP_FILE, &m, "IOMMU_IOAS_MAP_FILE");
 }
 
 struct direct *direct_open(const char *address, int memfd, uint64_t size) {
@@ -72,13 +72,13 @@ struct direct *direct_open(const char *address, int memfd, uint64_t size) {
     d->iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
     if (d->iommufd < 0)
         bench_die("/dev/iommu: %s", strerror(errno));
-    d->device = open_cdev(address);
+    d->device = direct_cdev(address);
     d->ioas = new_ioas(d);
     d->pool = new_ioas(d);
     struct vb_vfio_bind bind = {.argsz = sizeof(bind), .iommufd = d->iommufd};
-    call(d->device, VFIO_DEVICE_BIND_IOMMUFD, &bind, "VFIO_DEVICE_BIND_IOMMUFD");
+    direct_call(d->device, VFIO_DEVICE_BIND_IOMMUFD, &bind, "VFIO_DEVICE_BIND_IOMMUFD");
     struct vb_vfio_attach attach = {.argsz = sizeof(attach), .pt_id = d->ioas};
-    call(d->device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach, "VFIO_DEVICE_ATTACH_IOMMUFD_PT");
+    direct_call(d->device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach, "VFIO_DEVICE_ATTACH_IOMMUFD_PT");
     d->memfd = memfd;
     map_file(d, d->pool, POOL_IOVA, size);
     return d;
@@ -93,11 +93,11 @@ void direct_pair(struct direct *d, bool copy, uint64_t iova, uint64_t size) {
                                        .length = size,
                                        .dst_iova = iova,
                                        .src_iova = POOL_IOVA};
-        call(d->iommufd, IOMMU_IOAS_COPY, &c, "IOMMU_IOAS_COPY");
+        direct_call(d->iommufd, IOMMU_IOAS_COPY, &c, "IOMMU_IOAS_COPY");
     } else
         map_file(d, d->ioas, iova, size);
     struct vb_iommu_ioas_unmap u = {.size = sizeof(u), .ioas_id = d->ioas, .iova = iova, .length = size};
-    call(d->iommufd, IOMMU_IOAS_UNMAP, &u, "IOMMU_IOAS_UNMAP");
+    direct_call(d->iommufd, IOMMU_IOAS_UNMAP, &u, "IOMMU_IOAS_UNMAP");
 }
 
 void direct_close(struct direct *d) {

@@ -16,4 +16,8 @@ struct direct *direct_open(const char *address, int memfd, uint64_t size);
 void direct_pair(struct direct *d, bool copy, uint64_t iova, uint64_t size);
 void direct_close(struct direct *d);
 
+/* For other things made by hand. Each ends the program when it fails. */
+int direct_cdev(const char *address); /* opens the cdev of a device that is bound to vfio-pci */
+void direct_call(int fd, unsigned long request, void *arg, const char *what);
+
 #endif
