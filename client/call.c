@@ -26,6 +26,20 @@ int vbc_check_connected(struct vfb_client *c) {
     return 0;
 }
 
+int vbc_check_feature(struct vfb_client *c, uint64_t feature, const char *what) {
+    int r = vbc_check_connected(c);
+
+    if (r != 0 || (c->info.features & feature))
+        return r;
+    if (feature != VFB_FEATURE_DOMAINS)
+        return vbc_fail(c, VFB_UNSUPPORTED, "the broker's backend %s has no %s on this kernel", c->backend, what);
+    return vbc_fail(
+        c, VFB_UNSUPPORTED,
+        "the broker (version %s) is too old for %s: upgrade vfio-brokerd, then connect anew, since a session "
+        "stays what it was",
+        c->broker, what);
+}
+
 int vbc_check_name(struct vfb_client *c, const char *what, const char *name, size_t max) {
     size_t n = strnlen(name, max + 1);
 

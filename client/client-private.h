@@ -77,6 +77,13 @@ struct vbc_access {
 };
 TAILQ_HEAD(vbc_accesses, vbc_access);
 
+/* Into which the broker writes what is dirty. Sealed, so that it cannot be made shorter under our mapping. */
+struct vbc_bitmap {
+    int fd;      /* a memfd, or -1 */
+    size_t size; /* bytes: whole pages, populated */
+    uint64_t *words;
+};
+
 struct vbc_late;
 STAILQ_HEAD(vbc_late_events, vbc_late);
 
@@ -118,6 +125,10 @@ struct vfb_client {
     struct vbc_late_events late; /* empty when none runs */
     size_t late_size;            /* bytes, at most VBC_LATE_MAX */
 
+    struct vbc_bitmap bitmap;  /* of the last vfb_dirty_read(); a call that reads has it for itself */
+    struct vbc_error left_out; /* its conflicts are those of the last vfb_device_attach_leaving_out() */
+    bool discarding;           /* a vfb_discard() is on the stack */
+
     struct vb_arena arena;   /* of the reply in hand */
     struct vb_arena inspect; /* of the last vfb_inspect(); made when first needed */
     union vbc_entry entries[VB_BATCH_MAX];
@@ -132,6 +143,8 @@ int vbc_fail(struct vfb_client *c, int code, const char *fmt, ...) __attribute__
 /* The same on any box. */
 int vbc_error_set(struct vbc_error *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void vbc_error_copy(struct vbc_error *to, const struct vbc_error *from);
+/* Its list of conflicts, in place of the one that it has: the first VB_CONFLICTS_MAX of them. */
+void vbc_error_conflicts(struct vbc_error *e, VfioBroker__Conflict *const *conflicts, size_t n);
 /* What an Error of the broker says, as a result; VFB_PROTOCOL when it says nothing that is an error. */
 int vbc_error_decode(struct vbc_error *e, const VfioBroker__Error *m);
 /* Copies what a peer said: cut to size, control characters replaced. NULL is "". */
@@ -149,6 +162,8 @@ int vbc_async(struct vfb_client *c, VfioBroker__Request *req, VfioBroker__Reply_
 void vbc_lose(struct vfb_client *c, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* VFB_STATE or -EPIPE, with c->error, unless connected. */
 int vbc_check_connected(struct vfb_client *c);
+/* The same, or VFB_UNSUPPORTED from a broker that does not have `feature`, which is not asked then. what: "dirty tracking". */
+int vbc_check_feature(struct vfb_client *c, uint64_t feature, const char *what);
 /* CLOCK_MONOTONIC, in milliseconds. */
 int64_t vbc_now_ms(void);
 /* The broker let vfb_connect()'s time pass. Returns -ETIMEDOUT with c->error set. */
@@ -161,6 +176,15 @@ int vbc_queue_send(struct vfb_client *c, const void *data, size_t size, int fd, 
 /* Sends what the socket takes now. */
 void vbc_queue_flush(struct vfb_client *c);
 void vbc_queue_drop(struct vfb_client *c);
+
+/* ---- map.c ---- */
+/* A batch that the broker takes? And its entries, in the client's own arrays until the next call. */
+int vbc_check_batch(struct vfb_client *c, const void *entries, size_t n);
+VfioBroker__UnmapEntry **vbc_unmap_entries(struct vfb_client *c, const struct vfb_unmap *entries, size_t n);
+
+/* ---- dirty.c ---- */
+/* -1 and nothing mapped: none. */
+void vbc_bitmap_fini(struct vbc_bitmap *b);
 
 /* ---- inspect.c ---- */
 int vbc_inspect(struct vfb_client *c, VfioBroker__InspectKind kind, uint32_t session, uint64_t after, vbc_take_fn take,

@@ -23,7 +23,7 @@ int vfb_client_new(struct vfb_client **ret_client) {
 
     if (!c)
         return -ENOMEM;
-    c->fd = -1;
+    c->fd = c->bitmap.fd = -1;
     c->hello_ms = VBC_HELLO_MS;
     TAILQ_INIT(&c->calls);
     TAILQ_INIT(&c->free_slots);
@@ -63,6 +63,7 @@ void vfb_client_free(struct vfb_client *c) {
     if (!c)
         return;
     disconnect(c);
+    vbc_bitmap_fini(&c->bitmap);
     vb_arena_fini(&c->inspect);
     vb_arena_fini(&c->arena);
     free(c);
@@ -109,8 +110,8 @@ static int hello(struct vfb_client *c, const char *name) {
     VfioBroker__Request req = VFIO_BROKER__REQUEST__INIT;
 
     m.version = VB_PROTOCOL_VERSION;
-    m.features =
-        VFB_FEATURE_DMA | VFB_FEATURE_SHARED_PINS | VFB_FEATURE_MAP_FILE | VFB_FEATURE_ADMIN | VFB_FEATURE_PINS;
+    m.features = VFB_FEATURE_DMA | VFB_FEATURE_SHARED_PINS | VFB_FEATURE_MAP_FILE | VFB_FEATURE_ADMIN |
+                 VFB_FEATURE_PINS | VFB_FEATURE_DMA_BUF | VFB_FEATURE_DOMAINS;
     m.name = (char *)name;
     req.body_case = VFIO_BROKER__REQUEST__BODY_HELLO;
     req.hello = &m;

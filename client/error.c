@@ -111,6 +111,19 @@ int vbc_fail(struct vfb_client *c, int code, const char *fmt, ...) {
     return code;
 }
 
+void vbc_error_conflicts(struct vbc_error *e, VfioBroker__Conflict *const *conflicts, size_t n) {
+    e->pub.n_conflicts = n < VB_CONFLICTS_MAX ? n : VB_CONFLICTS_MAX;
+    for (size_t i = 0; i < e->pub.n_conflicts; i++) {
+        const VfioBroker__Conflict *k = conflicts[i];
+
+        e->conflicts[i] = (struct vfb_conflict){
+            .first = k->first, .last = k->last, .with_first = k->with_first, .with_last = k->with_last};
+        vbc_text(e->kind[i], sizeof e->kind[i], k->kind);
+        vbc_text(e->device[i], sizeof e->device[i], k->device);
+    }
+    relink(e);
+}
+
 int vbc_error_decode(struct vbc_error *e, const VfioBroker__Error *m) {
     int code = (int)m->code, host = 0;
 
@@ -132,16 +145,7 @@ int vbc_error_decode(struct vbc_error *e, const VfioBroker__Error *m) {
         e->pub.limit = m->limit->limit;
         vbc_text(e->whose, sizeof e->whose, m->limit->whose);
     }
-    for (size_t i = 0; i < m->n_conflicts && i < VB_CONFLICTS_MAX; i++) {
-        const VfioBroker__Conflict *k = m->conflicts[i];
-
-        e->conflicts[i] = (struct vfb_conflict){
-            .first = k->first, .last = k->last, .with_first = k->with_first, .with_last = k->with_last};
-        vbc_text(e->kind[i], sizeof e->kind[i], k->kind);
-        vbc_text(e->device[i], sizeof e->device[i], k->device);
-        e->pub.n_conflicts = i + 1;
-    }
-    relink(e);
+    vbc_error_conflicts(e, m->conflicts, m->n_conflicts);
     return code;
 }
 

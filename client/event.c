@@ -77,6 +77,19 @@ static void deliver(struct vfb_client *c, const VfioBroker__Event *m) {
         e.device = m->device_gone->device;
         call_handler(c, &e);
         break;
+    case VFIO_BROKER__EVENT__BODY_DEVICE_REQUESTED:
+        e.kind = VFB_EVENT_DEVICE_REQUESTED;
+        e.device = m->device_requested->device;
+        call_handler(c, &e);
+        break;
+    case VFIO_BROKER__EVENT__BODY_ATTACH_PROGRESS:
+        e.kind = VFB_EVENT_PROGRESS;
+        e.device = m->attach_progress->device;
+        e.total = m->attach_progress->total;
+        /* Never more than all of it, whatever was said. */
+        e.done = m->attach_progress->done < e.total ? m->attach_progress->done : e.total;
+        call_handler(c, &e);
+        break;
     case VFIO_BROKER__EVENT__BODY_CLOSING:
         vbc_text(text, sizeof text, m->closing->reason);
         vbc_text(c->closing, sizeof c->closing, text[0] ? text : "no reason given");

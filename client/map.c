@@ -3,7 +3,7 @@
 
 #include "client/client-private.h"
 
-static int check_batch(struct vfb_client *c, const void *entries, size_t n) {
+int vbc_check_batch(struct vfb_client *c, const void *entries, size_t n) {
     int r = vbc_check_connected(c);
 
     if (r != 0)
@@ -33,11 +33,7 @@ static void build_map(struct vfb_client *c, VfioBroker__Map *m, uint32_t space, 
     }
 }
 
-static void build_unmap(struct vfb_client *c, VfioBroker__Unmap *m, uint32_t space, const struct vfb_unmap *entries,
-                        size_t n) {
-    m->space = space;
-    m->n_entries = n;
-    m->entries = (VfioBroker__UnmapEntry **)c->entry_ptrs;
+VfioBroker__UnmapEntry **vbc_unmap_entries(struct vfb_client *c, const struct vfb_unmap *entries, size_t n) {
     for (size_t i = 0; i < n; i++) {
         VfioBroker__UnmapEntry *e = &c->entries[i].unmap;
 
@@ -45,6 +41,7 @@ static void build_unmap(struct vfb_client *c, VfioBroker__Unmap *m, uint32_t spa
         e->iova = entries[i].iova;
         e->size = entries[i].size;
     }
+    return (VfioBroker__UnmapEntry **)c->entry_ptrs;
 }
 
 static int take_bytes(struct vbc_call *call, const VfioBroker__Reply *reply, struct vb_packet *p) {
@@ -63,7 +60,7 @@ struct how {
 static int map(struct vfb_client *c, uint32_t space, const struct vfb_map *entries, size_t n, const struct how *how) {
     VfioBroker__Map m = VFIO_BROKER__MAP__INIT;
     VfioBroker__Request req = VFIO_BROKER__REQUEST__INIT;
-    int r = check_batch(c, entries, n);
+    int r = vbc_check_batch(c, entries, n);
 
     if (r != 0)
         return r;
@@ -78,11 +75,13 @@ static int unmap(struct vfb_client *c, uint32_t space, const struct vfb_unmap *e
                  const struct how *how) {
     VfioBroker__Unmap m = VFIO_BROKER__UNMAP__INIT;
     VfioBroker__Request req = VFIO_BROKER__REQUEST__INIT;
-    int r = check_batch(c, entries, n);
+    int r = vbc_check_batch(c, entries, n);
 
     if (r != 0)
         return r;
-    build_unmap(c, &m, space, entries, n);
+    m.space = space;
+    m.n_entries = n;
+    m.entries = vbc_unmap_entries(c, entries, n);
     req.body_case = VFIO_BROKER__REQUEST__BODY_UNMAP;
     req.unmap = &m;
     return how ? vbc_async(c, &req, VFIO_BROKER__REPLY__BODY_UNMAP, how->done, how->arg)

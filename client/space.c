@@ -47,6 +47,7 @@ static int take_description(struct vbc_call *call, const VfioBroker__Reply *repl
         .mappings_max = m->mappings_max,
         .mapped_bytes = m->mapped_bytes,
         .n_usable = m->n_usable < room ? m->n_usable : room,
+        .dirty = m->dirty,
     };
     for (size_t i = 0; i < info->n_usable; i++)
         info->usable[i] = (struct vfb_range){.first = m->usable[i]->first, .last = m->usable[i]->last};
@@ -61,4 +62,28 @@ int vfb_space_describe(struct vfb_client *c, uint32_t space, struct vfb_space_in
     req.body_case = VFIO_BROKER__REQUEST__BODY_SPACE_DESCRIBE;
     req.space_describe = &m;
     return vbc_blocking(c, &req, -1, VFIO_BROKER__REPLY__BODY_SPACE_DESCRIBE, take_description, ret_info, 0);
+}
+
+int vfb_space_need(struct vfb_client *c, uint32_t space, const struct vfb_range *ranges, size_t n) {
+    VfioBroker__SpaceNeed m = VFIO_BROKER__SPACE_NEED__INIT;
+    VfioBroker__Request req = VFIO_BROKER__REQUEST__INIT;
+    VfioBroker__IovaRange built[VB_NEEDS_MAX], *list[VB_NEEDS_MAX];
+    int r = vbc_check_feature(c, VFB_FEATURE_DOMAINS, "needs of a space");
+
+    if (r != 0)
+        return r;
+    if (n > VB_NEEDS_MAX || (n && !ranges))
+        return vbc_fail(c, VFB_INVALID, "a space can need %u ranges, not %zu", VB_NEEDS_MAX, n);
+    for (size_t i = 0; i < n; i++) {
+        vfio_broker__iova_range__init(&built[i]);
+        built[i].first = ranges[i].first;
+        built[i].last = ranges[i].last;
+        list[i] = &built[i];
+    }
+    m.space = space;
+    m.n_ranges = n;
+    m.ranges = list;
+    req.body_case = VFIO_BROKER__REQUEST__BODY_SPACE_NEED;
+    req.space_need = &m;
+    return vbc_blocking(c, &req, -1, VFIO_BROKER__REPLY__BODY_DONE, NULL, NULL, 0);
 }

@@ -92,7 +92,7 @@ enum vfb_code {
 struct vfb_conflict {
     uint64_t first, last;           /* what was asked for, or is mapped */
     uint64_t with_first, with_last; /* what it runs into */
-    const char *kind;               /* "mapping", "msi", "direct", "reserved", "aperture" */
+    const char *kind;               /* "mapping", "msi", "direct", "reserved", "aperture", "alignment", or new ones */
     const char *device;             /* address, or "" */
 };
 
@@ -132,7 +132,7 @@ enum vfb_feature {
     VFB_FEATURE_ADMIN = 8,       /* may look at other sessions */
     VFB_FEATURE_PINS = 16,       /* tokens, accesses and pins */
     VFB_FEATURE_DMA_BUF = 32,    /* device memory can be registered: VFB_DMA_BUF */
-    VFB_FEATURE_DOMAINS = 64,    /* the broker knows what the calls need that say so below */
+    VFB_FEATURE_DOMAINS = 64,    /* the calls that say they need it; without it they are VFB_UNSUPPORTED */
 };
 
 struct vfb_info {
@@ -166,7 +166,7 @@ struct vfb_memory {
  * While it is registered, F_SEAL_WRITE cannot be added to a writable one. A file that is registered already with the same
  * access (VFB_WRITABLE or not) is found again, by device and inode: same id, to be unregistered as often as registered.
  * VFB_BAD_MEMORY: not a memfd/tmpfs/hugetlbfs file, read-only, sealed, size 0, holes.
- * With VFB_DMA_BUF: its size is asked from the fd (lseek(2)). Nothing is pinned or paid. Mapped as any other memory; devices of
+ * With VFB_DMA_BUF: its size is asked from the fd (lseek(2)), and nothing is touched, pinned or paid. Mapped as any other memory; devices of
  * the space then reach the exporting device's registers or memory (peer to peer). When that device takes it back (it is
  * reset, its memory is disabled, or it is closed) nobody reaches it any more; the mappings stay, and lead nowhere, until
  * they are unmapped. VFB_UNSUPPORTED without VFB_FEATURE_DMA_BUF: Linux 6.19 and the iommufd backend. */
@@ -223,7 +223,7 @@ int vfb_unmap_all(struct vfb_client *c, uint32_t space, uint64_t *ret_bytes);
  * must not need the range meanwhile: their accesses fault. The ranges stay taken and paid in between, so mapping again
  * cannot fail for a limit or because another took the place.
  * n <= vfb_info()->batch_max, whole mappings as in vfb_unmap(). punch returns 0, or another value, which this returns after
- * having forgotten the mappings, as an unmap would. It may make other calls on this client, but no discard.
+ * having forgotten the mappings, as an unmap would. It may make other calls on this client, but no discard (VFB_STATE).
  * VFB_BUSY: something in the range is pinned. A failure before punch was called has changed nothing; after it
  * (VFB_BAD_MEMORY: holes) the mappings are gone, and vfb_error() says so. Needs VFB_FEATURE_DOMAINS. */
 typedef int (*vfb_punch_fn)(void *arg);
@@ -254,8 +254,9 @@ int vfb_device_bind(struct vfb_client *c, uint32_t device);
 int vfb_device_attach(struct vfb_client *c, uint32_t device, uint32_t space);
 /* The same, but mappings that the device cannot reach are left out for it alone, now and later, instead of being refused:
  * accesses of this device to them fault, and it does not narrow what can be mapped. ret_left_out (may be NULL): how many.
- * conflicts (may be NULL): room for max; the first of them, *ret_n. Their strings live until the next call. Which
- * outcome a device has does not depend on what was attached or mapped first. Needs VFB_FEATURE_DOMAINS. */
+ * conflicts (may be NULL): room for max; the first of them, at most 16, *ret_n (may be NULL). Their strings live until the next
+ * call of this function. Which outcome a device has does not depend on what was attached or mapped first. Needs
+ * VFB_FEATURE_DOMAINS. */
 int vfb_device_attach_leaving_out(struct vfb_client *c, uint32_t device, uint32_t space, uint64_t *ret_left_out,
                                   struct vfb_conflict *conflicts, size_t max, size_t *ret_n);
 int vfb_device_detach(struct vfb_client *c, uint32_t device);
@@ -269,7 +270,8 @@ struct vfb_dirty_info {
     bool coarse;        /* every mapped page counts as written: type1, where the IOMMU does not tell */
 };
 /* Begins, for all devices of the space, from a clean state. Devices that attach while it is on must be able to take part.
- * VFB_UNSUPPORTED names the device whose IOMMU cannot; VFB_STATE: no device is attached. Needs VFB_FEATURE_DOMAINS. */
+ * VFB_UNSUPPORTED names the device whose IOMMU cannot; VFB_STATE: no device is attached. ret_info may be NULL. Needs
+ * VFB_FEATURE_DOMAINS. */
 int vfb_dirty_start(struct vfb_client *c, uint32_t space, struct vfb_dirty_info *ret_info);
 int vfb_dirty_stop(struct vfb_client *c, uint32_t space);
 enum vfb_dirty_flags {
@@ -278,9 +280,13 @@ enum vfb_dirty_flags {
 };
 /* Sets bits for what was written since they were cleared last; sets only, so several reads add up, and a read that fails has
  * lost nothing. bitmap: size / page_size bits, in 64-bit words of this machine, bit n of word n/64 being 1 << (n % 64) for the
- * page at iova + n * page_size. iova and size: multiples of page_size, cutting no mapping; holes are fine.
- * Larger ranges are asked for in several requests, at borders of mappings: one mapping has at most 2^24 pages then.
- * VFB_STATE: not started; VFB_BUSY (with UNMAP): pinned. ret_pages may be NULL: bits that this call found. */
+ * page at iova + n * page_size; others in those words stay. page_size: that of vfb_dirty_start(), or a larger power of two if
+ * the backend can. iova and size: multiples of page_size, cutting no mapping (VFB_INVALID); holes are fine.
+ * A range of more than 2^24 pages (64 GiB of 4 KiB) takes several requests, cut between mappings: one that has more pages itself
+ * is VFB_INVALID. When a later request fails the earlier ones have been done: their bits are set, and with UNMAP their
+ * mappings gone; repeat the call. The first read keeps a memfd of as many bits as its largest request, 2 MiB at most.
+ * VFB_STATE: not started; with UNMAP also VFB_NOT_FOUND: nothing is mapped, VFB_BUSY: pinned.
+ * ret_pages may be NULL: bits that this call found. */
 int vfb_dirty_read(struct vfb_client *c, uint32_t space, uint64_t iova, uint64_t size, uint64_t page_size,
                    unsigned flags, uint64_t *bitmap, uint64_t *ret_pages);
 
