@@ -26,7 +26,8 @@ struct vb_memory_desc {
     int fd; /* borrowed during the call; the backend keeps a dup or mapping of its own if it must */
     uint64_t size;
     bool writable;
-    bool dma_buf; /* said to be a vfio-pci dma-buf: nothing of the file has been looked at (only with FEATURE_DMA_BUF) */
+    bool
+        dma_buf; /* said to be a vfio-pci dma-buf: nothing of the file has been looked at (only with FEATURE_DMA_BUF) */
 };
 
 /* What a domain's devices can use. */

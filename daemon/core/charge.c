@@ -14,8 +14,27 @@ void vb_charge_fini(struct vb_charge *c) {
     c->has_pinned = false;
 }
 
+uint64_t vb_charge_mapped(const struct vb_charge *c) {
+    if (c->free)
+        return 0;
+    return c->each ? c->sum : c->mapped.covered;
+}
+
 uint64_t vb_charge_paid(const struct vb_charge *c) {
-    return c->mapped.covered + (c->has_pinned ? c->pinned.covered : 0) - c->both;
+    if (c->free)
+        return 0;
+    return vb_charge_mapped(c) + (c->has_pinned ? c->pinned.covered : 0) - c->both;
+}
+
+struct vb_cost vb_charge_copy(struct vb_charge *c, uint64_t bytes) {
+    c->sum += bytes;
+    return (struct vb_cost){.paid = c->each && !c->free ? bytes : 0};
+}
+
+struct vb_cost vb_charge_uncopy(struct vb_charge *c, uint64_t bytes) {
+    assert(bytes <= c->sum);
+    c->sum -= bytes;
+    return (struct vb_cost){.paid = c->each && !c->free ? bytes : 0};
 }
 
 /* Bytes of `r` that are under mappings and pins. Pins are few, so their runs lead. */
@@ -49,6 +68,7 @@ int vb_charge_add(struct vb_charge *c, enum vb_charge_by by, struct vb_range r, 
         return k;
     both = both_in(c, r) - both;
     c->both += both;
+    c->sum += by == VB_BY_MAPPING ? vb_range_size(r) : 0;
     *ret_cost = (struct vb_cost){.paid = vb_charge_paid(c) - paid, .doubled = c->locks ? both : 0};
     return 0;
 }
@@ -61,5 +81,6 @@ struct vb_cost vb_charge_sub(struct vb_charge *c, enum vb_charge_by by, struct v
     vb_extents_sub(by == VB_BY_PIN ? &c->pinned : &c->mapped, r);
     both -= both_in(c, r);
     c->both -= both;
+    c->sum -= by == VB_BY_MAPPING ? vb_range_size(r) : 0;
     return (struct vb_cost){.paid = paid - vb_charge_paid(c), .doubled = c->locks ? both : 0};
 }

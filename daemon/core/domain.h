@@ -34,21 +34,26 @@ TAILQ_HEAD(vb_domain_list, vb_domain);
 bool vb_domain_fits(const struct vb_space_info *info, struct vb_range iova, uint64_t offset);
 /* How often the mapping is paid: once, or where pins are not shared once for each domain that has it, at least once. */
 uint32_t vb_domains_copies(const struct vb_model *m, const struct vb_space *s, struct vb_range iova, uint64_t offset);
-/* In all domains that they fit. As a backend's map(): entries before *ret_done are in all of them, that one and those behind it
- * in none, unless taking them out again failed; so the caller unmaps that one too. restoring: what is there already stays. */
+/* In all domains that they fit. When it fails, any of them may be in some domain: the caller unmaps all, those behind *ret_done
+ * too. restoring: what is there already stays. */
 int vb_domains_map(struct vb_model *m, struct vb_space *s, const struct vb_backend_map *maps, size_t n, bool restoring,
                    size_t *ret_done, struct vb_error *e);
-/* As a backend's unmap(). -ENOENT: it was in none. When it fails, what was unmapped of range *ret_done is not known. */
+/* As a backend's unmap(); left out everywhere is no failure. When it fails, what was unmapped of range *ret_done is not known. */
 int vb_domains_unmap(struct vb_model *m, struct vb_space *s, const struct vb_range *ranges, size_t n, size_t *ret_done,
                      struct vb_error *e);
-/* space->info from the domains' (that were asked before), and what is stale of them asked again. */
+/* The mapping is there, or not any more: each domain's left_out. */
+void vb_domains_count(struct vb_space *s, const struct vb_mapping *mapping, bool there);
+/* space->info, if that is stale, from the domains'; what is stale of those is asked again. */
 int vb_domains_info(struct vb_model *m, struct vb_space *s, struct vb_error *e);
+/* A device has come or gone: what its devices can use is to be asked again. */
+void vb_domain_changed(struct vb_space *s, struct vb_domain *dom);
 /* Puts every mapping of the space that fits into a fresh domain, which has none; progress for `d`. On failure the domain is
  * empty again. */
 int vb_domain_replay(struct vb_model *m, struct vb_space *s, struct vb_domain *dom, const struct vb_device *d,
                      uint64_t *ret_mappings, uint64_t *ret_bytes, struct vb_error *e);
-/* Opens, not in the list yet; closes and frees (NULL is fine). */
+/* Opens one for the device, or (VB_NO_HANDLE) a space's first. Not in the space's list yet. */
 int vb_domain_open(struct vb_model *m, vb_handle device, struct vb_domain **ret, struct vb_error *e);
+/* In no list any more. NULL is fine. */
 void vb_domain_close(struct vb_model *m, struct vb_domain *dom);
 
 #endif

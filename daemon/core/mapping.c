@@ -98,6 +98,8 @@ int vb_mapping_charge(struct vb_mapping_tree *t, struct vb_mapping *m, struct vb
         vb_mapping_remove(t, m);
         return r;
     }
+    if (m->copies > 1)
+        vb_cost_add(&c, vb_charge_copy(&m->memory->charge, (m->copies - 1u) * vb_range_size(m->iova)));
     c.tables = n;
     *ret_cost = c;
     return 0;
@@ -112,6 +114,8 @@ struct vb_cost vb_mapping_uncharge(struct vb_mapping_tree *t, struct vb_mapping 
     b = before(t);
     __builtin_prefetch(b);
     c = vb_charge_sub(&m->memory->charge, VB_BY_MAPPING, vb_mapping_offsets(m));
+    if (m->copies > 1)
+        vb_cost_add(&c, vb_charge_uncopy(&m->memory->charge, (m->copies - 1u) * vb_range_size(m->iova)));
     c.tables = tables(t, m, b);
     vb_btree_remove(&t->by_iova);
     return c;

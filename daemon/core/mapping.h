@@ -16,10 +16,11 @@ struct vb_mapping {
     struct vb_range iova;
     uint64_t offset; /* bytes, in memory */
     struct vb_memory *memory;
-    uint8_t prot; /* enum vb_prot */
-    bool pending;
-    bool leaving; /* found by an entry of the unmap that runs now */
-    uint8_t slot; /* of core/mapping-pool.c; nobody else's */
+    uint8_t prot;   /* enum vb_prot */
+    bool pending;   /* or taken out by a discard for now */
+    bool leaving;   /* found by an entry of the unmap that runs now */
+    uint8_t slot;   /* of core/mapping-pool.c; nobody else's */
+    uint8_t copies; /* how often it is paid where pins are not shared: core/domain.h. 0 is 1 */
 };
 
 /* All zero: empty, owns no memory; so it does when its last mapping has been freed. Does not move. */

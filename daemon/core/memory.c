@@ -16,7 +16,10 @@
 #include "proto/cleanup.h"
 
 const char *vb_memory_kind_name(enum vb_memory_kind kind) {
-    return kind == VB_MEMORY_HUGETLB ? "hugetlb" : "shmem";
+    static const char *const names[] = {
+        [VB_MEMORY_SHMEM] = "shmem", [VB_MEMORY_HUGETLB] = "hugetlb", [VB_MEMORY_DMA_BUF] = "dma-buf"};
+
+    return names[kind];
 }
 
 /* Is it a shmem or hugetlbfs file at all? F_GET_SEALS is answered from the struct file alone, and only for these two
@@ -185,10 +188,44 @@ int vb_memory_open(int fd_consumed, bool writable, const char *name, struct vb_m
     return 0;
 }
 
+int vb_memory_open_dma_buf(int fd, bool writable, uint64_t size, const char *name, struct vb_memory **ret_memory,
+                           struct vb_error *e) {
+    struct vb_memory *m;
+    int flags, r;
+
+    flags = fcntl(fd, F_GETFL);
+    if (flags < 0)
+        return vb_fail(e, -errno, "the dma-buf's file descriptor");
+    if ((flags & O_PATH) || (flags & O_ACCMODE) == O_WRONLY || (writable && (flags & O_ACCMODE) != O_RDWR))
+        return vb_refuse(e, VB_BAD_MEMORY, "the dma-buf's fd does not permit the access; export it with O_RDWR");
+    m = calloc(1, sizeof(*m));
+    if (!m)
+        return vb_fail(e, -ENOMEM, "memory");
+    *m = (struct vb_memory){.kind = VB_MEMORY_DMA_BUF,
+                            .writable = writable,
+                            .fd = -1,
+                            .size = size,
+                            .page_size = (uint64_t)sysconf(_SC_PAGESIZE)};
+    snprintf(m->name, sizeof(m->name), "%s", name ? name : "");
+    r = check_size(m, e);
+    if (r == 0 && (r = vb_charge_init(&m->charge, m->size)) < 0)
+        vb_fail(e, r, "memory");
+    if (r != 0) {
+        vb_memory_free(m);
+        return r;
+    }
+    m->charge.free = true;
+    m->fd = fd;
+    *ret_memory = m;
+    return 0;
+}
+
 int vb_memory_recheck(const struct vb_memory *m, bool for_write, struct vb_error *e) {
     uint64_t present;
     struct stat st;
 
+    if (m->kind == VB_MEMORY_DMA_BUF) /* its device may take it back, which the kernel does by itself */
+        return 0;
     if (fstat(m->fd, &st) < 0)
         return vb_fail(e, -errno, "state of memory %" PRIu32, m->id);
     if ((uint64_t)st.st_size < m->size)

@@ -16,7 +16,7 @@
 #include "core/charge.h"
 #include "core/error.h"
 
-enum vb_memory_kind { VB_MEMORY_SHMEM, VB_MEMORY_HUGETLB };
+enum vb_memory_kind { VB_MEMORY_SHMEM, VB_MEMORY_HUGETLB, VB_MEMORY_DMA_BUF };
 
 struct vb_memory {
     uint32_t id;
@@ -40,6 +40,10 @@ struct vb_memory {
 
 /* Checks and takes a fd. `fd` is consumed in every case. ret_memory: without id and handle yet. */
 int vb_memory_open(int fd, bool writable, const char *name, struct vb_memory **ret_memory, struct vb_error *e);
+/* Takes a fd that is said to be a dma-buf of so many bytes; only the backend can tell, and nothing that could wait is asked of it
+ * before. `fd` is consumed on success only: closing what is none may wait. */
+int vb_memory_open_dma_buf(int fd, bool writable, uint64_t size, const char *name, struct vb_memory **ret_memory,
+                           struct vb_error *e);
 /* Still what was registered? Called once for each memory of a map batch. */
 int vb_memory_recheck(const struct vb_memory *m, bool for_write, struct vb_error *e);
 /* Keeps the pages of `r` (offsets, whole pages) in memory until unlocked; locking again changes nothing. It is paid
@@ -50,6 +54,6 @@ int vb_memory_lock(struct vb_memory *m, struct vb_range r, struct vb_error *e);
 void vb_memory_unlock(struct vb_memory *m, struct vb_range r);
 /* NULL is fine. There are no mappings left, and the backend has let go of it. Returns NULL. */
 struct vb_memory *vb_memory_free(struct vb_memory *m);
-const char *vb_memory_kind_name(enum vb_memory_kind kind); /* "shmem", "hugetlb" */
+const char *vb_memory_kind_name(enum vb_memory_kind kind); /* "shmem", "hugetlb", "dma-buf" */
 
 #endif

@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "core/conflict.h"
 #include "core/model.h"
 #include "proto/cleanup.h"
 
@@ -19,38 +20,33 @@ struct batch {
     bool paid;
 };
 
-/* Not within one usable range: names every reserved region that it runs into, else the edge of what can be addressed. */
-static int not_usable(struct vb_model *m, struct vb_space *s, struct vb_range r, struct vb_error *e) {
-    uint64_t gap = 0;
+/* Names every reserved region of a device that it runs into, else the edge of what can be addressed. */
+static int not_usable(struct vb_model *m, struct vb_space *s, struct vb_range r, uint64_t offset, struct vb_error *e) {
+    const struct vb_domain *dom;
     bool known = false;
-    uint32_t i, j;
+    uint32_t i;
 
     for (i = 0; i < m->devices.n; i++) {
         const struct vb_device *d = m->devices.items[i];
 
-        for (j = 0; d->space == s && j < d->n_reserved; j++)
-            if (vb_range_overlaps(d->reserved[j].range, r)) {
-                known = true;
-                vb_error_conflict(e, r.first, r.last, d->reserved[j].range.first, d->reserved[j].range.last,
-                                  d->reserved[j].kind, d->address);
-            }
+        if (d->space == s && !d->domain->leaves_out)
+            known |= vb_conflict_reserved(e, r, d);
     }
-    for (i = 0; !known && i <= s->info.n_usable; i++) { /* the gaps before, between and behind the usable ranges */
-        struct vb_range hole = {gap, i < s->info.n_usable ? s->info.usable[i].first - 1 : UINT64_MAX};
+    for (i = 0; !known && i < m->devices.n; i++) {
+        const struct vb_device *d = m->devices.items[i];
 
-        if ((i == s->info.n_usable || s->info.usable[i].first > gap) && vb_range_overlaps(hole, r))
-            vb_error_conflict(e, r.first, r.last, hole.first, hole.last, "aperture", NULL);
-        if (i < s->info.n_usable && s->info.usable[i].last == UINT64_MAX)
-            break;
-        if (i < s->info.n_usable)
-            gap = s->info.usable[i].last + 1;
+        dom = d->space == s ? d->domain : NULL;
+        if (dom && !dom->leaves_out) /* the edge of its domain: of one of the devices there */
+            known |= vb_conflict_usable(e, r, offset, &dom->info, d->address);
     }
+    if (!known)
+        vb_conflict_usable(e, r, offset, &s->info, NULL);
     if (e && e->n_conflicts)
         return vb_refuse(e, VB_RESERVED,
                          "IOVAs 0x%" PRIx64 "-0x%" PRIx64 " run into 0x%" PRIx64 "-0x%" PRIx64
-                         " (%s), which the devices of space %" PRIu32 " cannot use",
+                         " (%s), which %s%s of space %" PRIu32 " cannot use",
                          r.first, r.last, e->conflicts[0].with_first, e->conflicts[0].with_last, e->conflicts[0].kind,
-                         s->id);
+                         e->conflicts[0].device[0] ? "device " : "the devices", e->conflicts[0].device, s->id);
     return vb_refuse(e, VB_RESERVED, "the devices of space %" PRIu32 " cannot use IOVAs 0x%" PRIx64 "-0x%" PRIx64,
                      s->id, r.first, r.last);
 }
@@ -88,7 +84,7 @@ static int check_entry(struct vb_model *m, struct vb_space *s, const struct vb_m
         if (vb_range_contains(s->info.usable[i], r))
             break;
     if (i == s->info.n_usable)
-        return not_usable(m, s, r, e);
+        return not_usable(m, s, r, t->offset, e);
     *ret_range = r;
     *ret_memory = memory;
     return 0;
@@ -102,7 +98,10 @@ static int overlap(struct vb_space *s, struct vb_range r, struct vb_error *e) {
         vb_error_conflict(e, r.first, r.last, o->iova.first, o->iova.last, "mapping", NULL);
     return vb_refuse(e, VB_OVERLAP,
                      "IOVAs 0x%" PRIx64 "-0x%" PRIx64 " overlap %s 0x%" PRIx64 "-0x%" PRIx64 " of space %" PRIu32,
-                     r.first, r.last, first->pending ? "another entry of the same request," : "the mapping",
+                     r.first, r.last,
+                     !first->pending ? "the mapping"
+                     : s->discarded  ? "what is being discarded, or another entry of the same request,"
+                                     : "another entry of the same request,",
                      first->iova.first, first->iova.last, s->id);
 }
 
@@ -119,6 +118,7 @@ static int take(struct batch *b, struct vb_range r, struct vb_memory *memory, co
     mapping->memory = memory;
     mapping->prot = (uint8_t)t->prot;
     mapping->pending = true;
+    mapping->copies = (uint8_t)vb_domains_copies(b->m, b->s, r, t->offset);
     k = vb_mapping_charge(&b->s->tree, mapping, ret_cost);
     if (k != 0)
         vb_mapping_free(mapping);
@@ -147,6 +147,7 @@ static void commit(struct vb_space *s, struct vb_mapping *mapping) {
     mapping->pending = false;
     s->mappings++;
     s->mapped_bytes += vb_range_size(mapping->iova);
+    vb_domains_count(s, mapping, true);
 }
 
 static void undo(struct batch *b) {
@@ -177,15 +178,14 @@ static int recheck(struct batch *b, size_t *ret_entry, struct vb_error *e) {
     return 0;
 }
 
-/* The backend has failed at entry `done`: what came before is taken out again. What the kernel will not unmap is mapped,
- * so the model keeps it, paid. */
-static bool undo_mapped(struct batch *b, size_t done, struct vb_error *e) {
+/* The backend has failed: whatever is there of the batch is taken out again. What the kernel will not unmap is mapped, so the
+ * model keeps it, paid. */
+static bool undo_mapped(struct batch *b, struct vb_error *e) {
     size_t i, ignored, kept = 0;
     int r;
 
     for (i = 0; i < b->n; i++) {
-        r = i < done ? b->m->backend->ops->unmap(b->m->backend, b->s->handle, &b->taken[i]->iova, 1, &ignored, NULL)
-                     : 0;
+        r = vb_domains_unmap(b->m, b->s, &b->taken[i]->iova, 1, &ignored, NULL);
         if (r == 0 || r == -ENOENT) {
             give_back(b->m, b->s, b->taken[i], true);
         } else {
@@ -195,8 +195,7 @@ static bool undo_mapped(struct batch *b, size_t done, struct vb_error *e) {
     }
     if (kept) /* has not been seen; nobody may think that these are not mapped */
         vb_refuse(e, VB_BUSY,
-                  "the kernel refused entry %zu, and %zu entries before it could not be undone: they are mapped", done,
-                  kept);
+                  "the kernel refused this batch, and %zu entries of it could not be undone: they are mapped", kept);
     b->n_taken = 0;
     return kept == 0;
 }
@@ -233,16 +232,18 @@ static int map_taken(struct batch *b, struct vb_error *e) {
                                           .memory = b->taken[i]->memory->handle,
                                           .offset = b->entries[i].offset,
                                           .prot = b->entries[i].prot};
-    r = b->m->backend->ops->map(b->m->backend, b->s->handle, maps, b->n, &done, e);
+    r = vb_domains_map(b->m, b->s, maps, b->n, false, &done, e);
     if (r == 0) {
         for (i = 0; i < b->n; i++)
             commit(b->s, b->taken[i]);
         return 0;
     }
     vb_error_entry(e, (uint32_t)done);
+    if (e && e->has_entry && e->entry < b->n)
+        done = e->entry;
     if (r == -EINVAL || r == -EADDRINUSE || r == -EFAULT || r == VB_RESERVED)
         r = explain(b, &b->entries[done], r, e);
-    return undo_mapped(b, done, e) ? r : VB_BUSY;
+    return undo_mapped(b, e) ? r : VB_BUSY;
 }
 
 int vb_model_map(struct vb_model *m, uint32_t space, const struct vb_map_entry *entries, size_t n, struct vb_error *e) {
@@ -267,7 +268,8 @@ int vb_model_map(struct vb_model *m, uint32_t space, const struct vb_map_entry *
                          "larger ranges, unmap something, or have policy grant more",
                          n, m->mappings, m->mappings_max);
     }
-    if (s->info_stale && (r = vb_model_space_refresh(m, s, e)) != 0)
+    r = vb_domains_info(m, s, e); /* where it is stale */
+    if (r != 0)
         return r;
     b.taken = taken = malloc(n * sizeof(*taken));
     if (!taken)

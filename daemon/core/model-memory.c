@@ -13,7 +13,8 @@ static struct vb_memory *same_file(struct vb_model *m, const struct vb_memory *m
     for (i = 0; i < m->memories.n; i++) {
         struct vb_memory *other = m->memories.items[i];
 
-        if (other->dev == memory->dev && other->ino == memory->ino && other->writable == memory->writable)
+        if (memory->kind != VB_MEMORY_DMA_BUF && other->kind == memory->kind && other->dev == memory->dev &&
+            other->ino == memory->ino && other->writable == memory->writable)
             return other;
     }
     return NULL;
@@ -45,13 +46,77 @@ static int room(struct vb_model *m, struct vb_error *e) {
     return r < 0 ? vb_fail(e, r, "memory table") : 0;
 }
 
-int vb_model_register(struct vb_model *m, int fd_consumed, bool writable, const char *name,
+/* ---- software devices ----
+ * They reserve no IOVAs, so a client can attach one to the iommufd backend's pool behind our back, where all registered
+ * memory is (backend/iommufd-pool.c), and its driver in the kernel pins what it likes of it. So as long as somebody may have
+ * one open, all of it is paid. */
+
+static struct vb_range whole(const struct vb_memory *memory) {
+    return (struct vb_range){0, memory->size - 1};
+}
+
+static int show(struct vb_model *m, struct vb_memory *memory, struct vb_error *e) {
+    struct vb_cost cost;
+    int r;
+
+    r = vb_charge_add(&memory->charge, VB_BY_MAPPING, whole(memory), &cost);
+    if (r < 0)
+        return vb_fail(e, r, "extents of memory %" PRIu32, memory->id);
+    r = vb_ledger_reserve(&m->ledger, cost, e);
+    if (r != 0)
+        vb_charge_sub(&memory->charge, VB_BY_MAPPING, whole(memory));
+    return r;
+}
+
+static void hide(struct vb_model *m, uint32_t n) {
+    while (n-- > 0) {
+        struct vb_memory *memory = m->memories.items[n];
+
+        vb_ledger_release(&m->ledger, vb_charge_sub(&memory->charge, VB_BY_MAPPING, whole(memory)));
+    }
+}
+
+int vb_model_software_come(struct vb_model *m, struct vb_error *e) {
+    int r = 0;
+
+    for (uint32_t i = 0; m->software == 0 && i < m->memories.n && r == 0; i++) {
+        r = show(m, m->memories.items[i], e);
+        if (r != 0)
+            hide(m, i);
+    }
+    if (r == 0)
+        m->software++;
+    return r;
+}
+
+void vb_model_software_gone(struct vb_model *m) {
+    if (m->software && --m->software == 0)
+        hide(m, m->memories.n);
+}
+
+/* ---- registering ---- */
+
+static int open_memory(int fd_consumed, bool writable, uint64_t dma_buf_size, const char *name, struct vb_memory **ret,
+                       struct vb_error *e) {
+    if (dma_buf_size)
+        return vb_memory_open_dma_buf(fd_consumed, writable, dma_buf_size, name, ret, e);
+    return vb_memory_open(fd_consumed, writable, name, ret, e);
+}
+
+/* What is no dma-buf may wait when it is closed: it stays the caller's. */
+static int discard(struct vb_memory *memory, int r) {
+    if (memory->kind == VB_MEMORY_DMA_BUF)
+        memory->fd = -1;
+    vb_memory_free(memory);
+    return r;
+}
+
+int vb_model_register(struct vb_model *m, int fd_consumed, bool writable, uint64_t dma_buf_size, const char *name,
                       struct vb_memory **ret_memory, struct vb_error *e) {
-    VB_FD int fd = fd_consumed;
     struct vb_memory *memory, *other;
     int r;
 
-    r = vb_memory_open(vb_steal_fd(&fd), writable, name, &memory, e);
+    r = open_memory(fd_consumed, writable, dma_buf_size, name, &memory, e);
     if (r != 0)
         return r;
     other = same_file(m, memory);
@@ -63,14 +128,16 @@ int vb_model_register(struct vb_model *m, int fd_consumed, bool writable, const 
             return 0;
         }
     } else if ((r = room(m, e)) == 0) {
-        const struct vb_memory_desc d = {.fd = memory->fd, .size = memory->size, .writable = writable};
+        const struct vb_memory_desc d = {
+            .fd = memory->fd, .size = memory->size, .writable = writable, .dma_buf = dma_buf_size != 0};
 
+        memory->charge.each = !m->shared;
         r = m->backend->ops->memory_add(m->backend, &d, &memory->handle, e);
+        if (r == 0 && m->software && (r = show(m, memory, e)) != 0)
+            m->backend->ops->memory_remove(m->backend, memory->handle);
     }
-    if (r != 0) {
-        vb_memory_free(memory);
-        return r;
-    }
+    if (r != 0)
+        return discard(memory, r);
     memory->registered = 1;
     vb_table_add(&m->memories, memory);
     *ret_memory = memory;
@@ -90,6 +157,8 @@ int vb_model_unregister(struct vb_model *m, uint32_t id, struct vb_error *e) {
         return vb_refuse(e, VB_BUSY, "memory %" PRIu32 " has %" PRIu64 " mappings; unmap them first", id,
                          memory->mappings);
     m->backend->ops->memory_remove(m->backend, memory->handle);
+    if (m->software)
+        vb_ledger_release(&m->ledger, vb_charge_sub(&memory->charge, VB_BY_MAPPING, whole(memory)));
     vb_table_remove(&m->memories, id);
     vb_memory_free(memory);
     return 0;

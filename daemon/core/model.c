@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#define FEATURE_SHARED_PINS 2u /* proto/vfio-broker.proto */
+
 int vb_model_new(struct vb_backend *backend, uint64_t mappings_max, struct vb_model **ret_model) {
     struct vb_model *m = calloc(1, sizeof(*m));
 
@@ -14,6 +16,7 @@ int vb_model_new(struct vb_backend *backend, uint64_t mappings_max, struct vb_mo
     m->backend = backend;
     m->mappings_max = mappings_max < VB_MAPPINGS_MAX ? mappings_max : VB_MAPPINGS_MAX;
     m->ledger.tables_max = UINT64_MAX;
+    m->shared = backend->ops->features(backend) & FEATURE_SHARED_PINS;
     vb_table_init(&m->memories, VB_MEMORIES_MAX);
     vb_table_init(&m->spaces, VB_SPACES_MAX);
     vb_table_init(&m->devices, VB_DEVICES_MAX);
@@ -30,7 +33,7 @@ static void forget_mappings(struct vb_model *m, struct vb_space *s) {
         m->mappings--;
         vb_mapping_free(mapping);
     }
-    s->mappings = s->mapped_bytes = 0;
+    s->mappings = s->mapped_bytes = s->discarded = 0;
 }
 
 /* Memory first: closing a device may wait for its reset, and a copy of its fd elsewhere keeps it running. */
@@ -41,8 +44,11 @@ void vb_model_unmap_kernel(struct vb_model *m) {
     for (uint32_t i = 0; i < m->spaces.n; i++) {
         struct vb_space *s = m->spaces.items[i];
 
-        if (s->mappings) /* what the kernel refuses here, space_remove tries again and puts on the tombstone list */
-            m->backend->ops->unmap(m->backend, s->handle, &everything, 1, &done, NULL);
+        struct vb_domain *dom;
+
+        if (s->mappings) /* what the kernel refuses here, domain_close tries again and puts on the tombstone list */
+            TAILQ_FOREACH (dom, &s->domains, entry)
+                m->backend->ops->unmap(m->backend, dom->handle, &everything, 1, &done, NULL);
     }
 }
 
@@ -65,10 +71,17 @@ void vb_model_empty(struct vb_model *m) {
     for (; m->spaces.n; m->spaces.n--) {
         struct vb_space *s = m->spaces.items[m->spaces.n - 1];
 
-        b->ops->space_remove(b, s->handle);
+        struct vb_domain *dom;
+
+        while ((dom = TAILQ_FIRST(&s->domains))) {
+            TAILQ_REMOVE(&s->domains, dom, entry);
+            vb_domain_close(m, dom);
+        }
         forget_mappings(m, s);
         free(s);
     }
+    while (m->software)
+        vb_model_software_gone(m);
     for (; m->memories.n; m->memories.n--) {
         struct vb_memory *memory = m->memories.items[m->memories.n - 1];
 

@@ -30,9 +30,11 @@ struct vb_space {
     struct vb_pin_list pins;
     struct vb_domain_list domains; /* an eager backend's first is there from the beginning: see domain.h */
     struct vb_space_info info;     /* what every mapping has to fit: all domains but those that leave out */
+    bool info_stale;               /* a device came or went: computed again before the next use */
     uint32_t n_needs;
     struct vb_range needs[VB_NEEDS_MAX]; /* IOVAs that devices may not reserve */
     bool dirty;                          /* dirty tracking is on, in all domains */
+    struct vb_dirty_info dirty_info;     /* of all together, while it is on */
 };
 
 enum vb_device_state { VB_DEVICE_CLAIMED, VB_DEVICE_BOUND, VB_DEVICE_ATTACHED };
@@ -91,7 +93,8 @@ void vb_model_unmap_kernel(struct vb_model *m);
 void vb_model_empty(struct vb_model *m);
 
 /* ---- memory (model-memory.c) ---- */
-/* `fd` is consumed in every case. dma_buf_size: not 0, it is a dma-buf of so many bytes. A file that is registered already with this access is found again: `registered` of the
+/* `fd` is consumed in every case; but dma_buf_size not 0, it is said to be a dma-buf of so many bytes: on success only, since
+ * closing what is none may wait. A file that is registered already with this access is found again: `registered` of the
  * same memory is then more than 1, and it is unregistered as often. */
 int vb_model_register(struct vb_model *m, int fd, bool writable, uint64_t dma_buf_size, const char *name,
                       struct vb_memory **ret_memory, struct vb_error *e);
@@ -168,6 +171,8 @@ int vb_model_detach(struct vb_model *m, uint32_t device, struct vb_error *e);
  * any more is to be told by vb_model_software_gone(). */
 int vb_model_release(struct vb_model *m, uint32_t device, vb_handle *ret_handle, bool *ret_software,
                      struct vb_error *e);
+/* Used by claims: one more of them, and what that costs. */
+int vb_model_software_come(struct vb_model *m, struct vb_error *e);
 void vb_model_software_gone(struct vb_model *m);
 
 #endif

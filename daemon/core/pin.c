@@ -33,6 +33,13 @@ static int find_parts(struct vb_pin *p, struct vb_error *e) {
         if (!mapping || mapping->iova.first > at)
             return vb_refuse(e, VB_NOT_FOUND, "nothing is mapped at 0x%" PRIx64 " of 0x%" PRIx64 "-0x%" PRIx64, at,
                              p->iova.first, p->iova.last);
+        if (mapping->pending)
+            return vb_refuse(e, VB_BUSY, "0x%" PRIx64 "-0x%" PRIx64 " is being discarded; try again",
+                             mapping->iova.first, mapping->iova.last);
+        if (mapping->memory->kind == VB_MEMORY_DMA_BUF)
+            return vb_refuse(e, VB_UNSUPPORTED,
+                             "0x%" PRIx64 "-0x%" PRIx64 " is device memory (a dma-buf), which cannot be pinned",
+                             mapping->iova.first, mapping->iova.last);
         if (p->prot & ~mapping->prot)
             return vb_refuse(e, VB_DENIED, "0x%" PRIx64 "-0x%" PRIx64 " is mapped for reading only; pin it for reading",
                              mapping->iova.first, mapping->iova.last);
