@@ -109,7 +109,7 @@ static int io_domain_info(struct vb_backend *b, vb_handle domain, struct vb_spac
 
     r = vb_iommufd_ioctl(iommufd(b)->fd, IOMMU_IOAS_IOVA_RANGES, &q);
     if (r < 0 && r != -EMSGSIZE) /* more ranges than we have room for: those beyond are not used */
-        return vb_fail(e, r, "IOVA_RANGES of IOAS %" PRIu64, space);
+        return vb_fail(e, r, "IOVA_RANGES of IOAS %" PRIu64, domain);
     ret->n_usable = q.num_iovas < VB_REGIONS_MAX ? q.num_iovas : VB_REGIONS_MAX;
     for (i = 0; i < ret->n_usable; i++)
         ret->usable[i] = (struct vb_range){ranges[i].start, ranges[i].last};
@@ -122,7 +122,7 @@ static int io_domain_info(struct vb_backend *b, vb_handle domain, struct vb_spac
 
 static void io_domain_text(struct vb_backend *b, vb_handle domain, char *buf, size_t size) {
     (void)b;
-    snprintf(buf, size, "ioas %" PRIu64, space);
+    snprintf(buf, size, "ioas %" PRIu64, domain);
 }
 
 /* ---- mappings ---- */

@@ -30,7 +30,7 @@ static int backend_for(const VfioBrokerInternal__Start *start, int *iommufd, str
     if (strcmp(start->backend, "emulated") == 0)
         return vb_emulated_new(NULL, ret, e);
     if (strcmp(start->backend, "iommufd") == 0)
-        return vb_iommufd_new(vb_steal_fd(iommufd), start->no_map_file, ret, e);
+        return vb_iommufd_new(vb_steal_fd(iommufd), start->no_map_file, NULL, ret, e);
     return vb_refuse(e, VB_UNSUPPORTED, "no backend is called %s", start->backend);
 }
 
