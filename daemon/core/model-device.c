@@ -27,7 +27,7 @@ const struct vb_device *vb_model_shares(struct vb_model *m, uint32_t space) {
     return NULL;
 }
 
-static int check_claim(struct vb_model *m, const struct vb_claim *c, struct vb_error *e) {
+static int check_claim(struct vb_model *m, const struct vb_claim_desc *c, struct vb_error *e) {
     struct vb_device *d;
     int r;
 
@@ -71,7 +71,7 @@ static int check_shared(struct vb_model *m, const struct vb_device *d, const str
     return vb_conflict_needs(e, with->space, d, NULL);
 }
 
-int vb_model_claim(struct vb_model *m, const struct vb_claim *c, struct vb_device **ret_device, int *ret_client_fd,
+int vb_model_claim(struct vb_model *m, const struct vb_claim_desc *c, struct vb_device **ret_device, int *ret_client_fd,
                    struct vb_error *e) {
     VB_FD int fd0 = c->fds[0];
     VB_FD int fd1 = c->fds[1];

@@ -139,7 +139,7 @@ int vb_model_discard(struct vb_model *m, uint32_t space, const struct vb_unmap_e
 int vb_model_discard_end(struct vb_model *m, uint32_t space, bool again, struct vb_error *e);
 
 /* ---- devices (model-device.c, model-attach.c) ---- */
-struct vb_claim {
+struct vb_claim_desc {
     const char *address;
     uint32_t group;
     bool software;
@@ -151,7 +151,7 @@ struct vb_claim {
 /* Whose container would a device share that is claimed for this space? NULL: nobody's; it gets one of its own. */
 const struct vb_device *vb_model_shares(struct vb_model *m, uint32_t space);
 /* ret_client_fd: for the client; the caller closes it. */
-int vb_model_claim(struct vb_model *m, const struct vb_claim *c, struct vb_device **ret_device, int *ret_client_fd,
+int vb_model_claim(struct vb_model *m, const struct vb_claim_desc *c, struct vb_device **ret_device, int *ret_client_fd,
                    struct vb_error *e);
 struct vb_device *vb_model_device(struct vb_model *m, uint32_t device, struct vb_error *e);
 int vb_model_bind(struct vb_model *m, uint32_t device, struct vb_error *e);

@@ -48,27 +48,27 @@ static void test_register(void **state) {
     uint64_t i;
 
     (void)state;
-    assert_int_equal(vb_model_register(m, dup(fd), true, "pc.ram", &a, fresh()), 0);
+    assert_int_equal(vb_model_register(m, dup(fd), true, 0, "pc.ram", &a, fresh()), 0);
     assert_int_equal(a->id, 1);
     assert_int_equal(m->ledger.used, 0);
-    assert_int_equal(vb_model_register(m, dup(fd), true, "again", &b, fresh()), 0); /* found again */
+    assert_int_equal(vb_model_register(m, dup(fd), true, 0, "again", &b, fresh()), 0); /* found again */
     assert_true(b == a && a->registered == 2);
-    assert_int_equal(vb_model_register(m, reopen(fd, O_RDWR), true, NULL, &b, fresh()), 0);
+    assert_int_equal(vb_model_register(m, reopen(fd, O_RDWR), true, 0, NULL, &b, fresh()), 0);
     assert_true(b == a && a->registered == 3);
     assert_int_equal(vb_model_unregister(m, 1, fresh()), 0);
     assert_int_equal(vb_model_unregister(m, 1, fresh()), 0);
-    assert_int_equal(vb_model_register(m, dup(fd), false, NULL, &b, fresh()), 0); /* other access, own slot */
+    assert_int_equal(vb_model_register(m, dup(fd), false, 0, NULL, &b, fresh()), 0); /* other access, own slot */
     assert_int_equal(b->id, 2);
     assert_int_equal(ftruncate(fd, 2 * MIB), 0);
     for (i = 0; i < MIB; i += 4096)
         assert_int_equal(pwrite(fd, "x", 1, (off_t)(MIB + i)), 1);
-    REFUSED(vb_model_register(m, dup(fd), false, NULL, &b, fresh()), VB_BUSY, "memory 2", "1 MiB", "2 MiB");
+    REFUSED(vb_model_register(m, dup(fd), false, 0, NULL, &b, fresh()), VB_BUSY, "memory 2", "1 MiB", "2 MiB");
     assert_int_equal(ftruncate(fd, MIB), 0);
     assert_int_equal(vb_model_unregister(m, 1, fresh()), 0);
     REFUSED(vb_model_unregister(m, 1, fresh()), VB_NOT_FOUND, "memory 1");
-    assert_int_equal(vb_model_register(m, dup(fd), true, "later", &a, fresh()), 0);
+    assert_int_equal(vb_model_register(m, dup(fd), true, 0, "later", &a, fresh()), 0);
     assert_int_equal(a->id, 3);
-    REFUSED(vb_model_register(m, open("/dev/null", O_RDWR), true, "x", &a, fresh()), VB_BAD_MEMORY, "not memory");
+    REFUSED(vb_model_register(m, open("/dev/null", O_RDWR), true, 0, "x", &a, fresh()), VB_BAD_MEMORY, "not memory");
     close(fd);
 }
 
@@ -79,9 +79,9 @@ static void test_too_many_memories(void **state) {
     (void)state;
     for (i = 0; i < VB_MEMORIES_MAX; i++)
         add_memory(m, 4096);
-    REFUSED(vb_model_register(m, make_memory(4096), true, NULL, &memory, fresh()), VB_LIMIT, "256");
+    REFUSED(vb_model_register(m, make_memory(4096), true, 0, NULL, &memory, fresh()), VB_LIMIT, "256");
     memory = m->memories.items[16]; /* one that is there is found all the same */
-    assert_int_equal(vb_model_register(m, dup(memory->fd), true, NULL, &memory, NULL), 0);
+    assert_int_equal(vb_model_register(m, dup(memory->fd), true, 0, NULL, &memory, NULL), 0);
     assert_int_equal(vb_model_unregister(m, memory->id, NULL), 0);
     assert_true(e.limit.set && e.limit.used == 256 && e.limit.limit == 256);
     assert_int_equal(vb_model_unregister(m, 17, fresh()), 0);
@@ -112,7 +112,7 @@ static void test_spaces(void **state) {
     assert_string_equal(s->name, "bus");
     assert_int_equal(map1(m, s->id, 1, 0, MIB, 0, 3, fresh()), 0);
     add_device(m, "0000:00:04.0", &fd);
-    assert_int_equal(vb_model_attach(m, 1, s->id, fresh()), 0);
+    assert_int_equal(attach1(m, 1, s->id, fresh()), 0);
     REFUSED(vb_model_space_destroy(m, s->id, fresh()), VB_BUSY, "1 attached", "0000:00:04.0");
     assert_int_equal(vb_model_detach(m, 1, fresh()), 0);
     assert_int_equal(m->ledger.used, MIB); /* detaching releases nothing */
@@ -165,7 +165,7 @@ static void test_impossible_maps(void **state) {
     (void)state;
     add_memory(m, MIB);
     add_space(m);
-    assert_int_equal(vb_model_register(m, fd, false, "rom", &ro, fresh()), 0);
+    assert_int_equal(vb_model_register(m, fd, false, 0, "rom", &ro, fresh()), 0);
     REFUSED(map1(m, 9, 1, 0, 4096, 0, 3, fresh()), VB_NOT_FOUND, "space 9");
     REFUSED(map1(m, 1, 9, 0, 4096, 0, 3, fresh()), VB_NOT_FOUND, "memory 9");
     assert_true(e.has_entry && e.entry == 0);
@@ -197,7 +197,7 @@ static void test_reserved(void **state) {
     assert_true(e.conflicts[0].with_first == 1ull << 48 && e.conflicts[0].with_last == UINT64_MAX);
     REFUSED(map1(m, 1, 1, UINT64_MAX - 4095, 4096, 0, 3, fresh()), VB_RESERVED, "aperture");
     add_device(m, "0000:00:04.0", &fd);
-    assert_int_equal(vb_model_attach(m, 1, 1, fresh()), 0);
+    assert_int_equal(attach1(m, 1, 1, fresh()), 0);
     REFUSED(map1(m, 1, 1, 0xfedff000, 8192, 0, 3, fresh()), VB_RESERVED, "0xfee00000-0xfeefffff", "msi");
     assert_int_equal(e.n_conflicts, 1);
     assert_string_equal(e.conflicts[0].device, "0000:00:04.0");
@@ -299,13 +299,13 @@ static void test_memory_changes_before_attach(void **state) {
     add_device(m, "0000:00:04.0", &fd);
     assert_int_equal(map1(m, 1, 1, 0, MIB, 0, 3, fresh()), 0);
     assert_int_equal(fcntl(memory->fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE), 0); /* what is mapped stays writable */
-    assert_int_equal(vb_model_attach(m, 1, 1, fresh()), 0);
+    assert_int_equal(attach1(m, 1, 1, fresh()), 0);
     assert_int_equal(vb_model_detach(m, 1, fresh()), 0);
     assert_int_equal(fallocate(memory->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096),
                      -1); /* nor can it be holed */
     assert_int_equal(ftruncate(memory->fd, 4096), 0);
-    REFUSED(vb_model_attach(m, 1, 1, fresh()), VB_BAD_MEMORY, "memory 1", "shrunk");
-    assert_int_equal(vb_model_attach(m, 1, 2, fresh()), 0); /* it is not in that space */
+    REFUSED(attach1(m, 1, 1, fresh()), VB_BAD_MEMORY, "memory 1", "shrunk");
+    assert_int_equal(attach1(m, 1, 2, fresh()), 0); /* it is not in that space */
     close(fd);
 }
 
@@ -402,33 +402,37 @@ static void test_device_life(void **state) {
 
     (void)state;
     add_space(m);
-    assert_int_equal(vb_model_claim(m, "0000:00:04.0", 7, &msi_window, 1, -1, &d, &fd, fresh()), 0);
+    assert_int_equal(claim_device(m, "0000:00:04.0", 7, &msi_window, 1, 0, &d, &fd, fresh()), 0);
     assert_true(d->id == 1 && d->group == 7 && d->state == VB_DEVICE_CLAIMED && fd >= 0);
-    REFUSED(vb_model_claim(m, "0000:00:04.0", 7, NULL, 0, dup(fd), &other, &fd2, fresh()), VB_BUSY, "device 1");
-    REFUSED(vb_model_attach(m, 1, 1, fresh()), VB_STATE, "not bound");
+    {
+        const struct vb_claim_desc again = {.address = "0000:00:04.0", .group = 7, .fds = {dup(fd), dup(fd)}};
+
+        REFUSED(vb_model_claim(m, &again, &other, &fd2, fresh()), VB_BUSY, "device 1"); /* the fds are consumed */
+    }
+    REFUSED(attach1(m, 1, 1, fresh()), VB_STATE, "not bound");
     REFUSED(vb_model_detach(m, 1, fresh()), VB_STATE, "not attached");
     REFUSED(vb_model_bind(m, 2, fresh()), VB_NOT_FOUND, "device 2");
-    REFUSED(vb_model_attach(m, 2, 1, fresh()), VB_NOT_FOUND, "device 2");
+    REFUSED(attach1(m, 2, 1, fresh()), VB_NOT_FOUND, "device 2");
     REFUSED(vb_model_detach(m, 2, fresh()), VB_NOT_FOUND, "device 2");
-    REFUSED(vb_model_release(m, 2, &h, fresh()), VB_NOT_FOUND, "device 2");
+    REFUSED(release1(m, 2, &h, fresh()), VB_NOT_FOUND, "device 2");
     assert_int_equal(vb_model_bind(m, 1, fresh()), 0);
     REFUSED(vb_model_bind(m, 1, fresh()), VB_STATE, "bound already");
-    REFUSED(vb_model_attach(m, 1, 2, fresh()), VB_NOT_FOUND, "space 2");
-    assert_int_equal(vb_model_attach(m, 1, 1, fresh()), 0);
+    REFUSED(attach1(m, 1, 2, fresh()), VB_NOT_FOUND, "space 2");
+    assert_int_equal(attach1(m, 1, 1, fresh()), 0);
     assert_int_equal(vb_model_space(m, 1, NULL)->devices, 1);
-    REFUSED(vb_model_attach(m, 1, 1, fresh()), VB_STATE, "space 1");
+    REFUSED(attach1(m, 1, 1, fresh()), VB_STATE, "space 1");
     REFUSED(vb_model_bind(m, 1, fresh()), VB_STATE, "bound already");
     assert_int_equal(vb_model_detach(m, 1, fresh()), 0);
-    assert_int_equal(vb_model_attach(m, 1, 1, fresh()), 0);
-    assert_int_equal(vb_model_release(m, 1, &h, fresh()), 0); /* detaches */
+    assert_int_equal(attach1(m, 1, 1, fresh()), 0);
+    assert_int_equal(release1(m, 1, &h, fresh()), 0); /* detaches */
     assert_int_equal(vb_model_space(m, 1, NULL)->devices, 0);
     assert_int_equal(vb_model_space(m, 1, NULL)->info.n_usable, 1);
     assert_true(m->backend->ops->in_use(m->backend, h));
     close(fd);
     assert_false(m->backend->ops->in_use(m->backend, h));
-    assert_int_equal(vb_model_claim(m, "0000:00:04.0", 7, NULL, 0, -1, &d, &fd, fresh()), 0);
+    assert_int_equal(claim_device(m, "0000:00:04.0", 7, NULL, 0, 0, &d, &fd, fresh()), 0);
     assert_int_equal(d->id, 2);
-    assert_int_equal(vb_model_release(m, 2, &h, fresh()), 0);
+    assert_int_equal(release1(m, 2, &h, fresh()), 0);
     assert_false(m->backend->ops->in_use(m->backend, h)); /* never bound */
     close(fd);
 }
@@ -443,18 +447,18 @@ static void test_attach_conflicts(void **state) {
     (void)state;
     add_memory(m, MIB);
     add_space(m);
-    assert_int_equal(vb_model_claim(m, "0000:00:05.0", 1, regions, 2, -1, &d, &fd, fresh()), 0);
+    assert_int_equal(claim_device(m, "0000:00:05.0", 1, regions, 2, 0, &d, &fd, fresh()), 0);
     assert_int_equal(vb_model_bind(m, 1, fresh()), 0);
     assert_int_equal(map1(m, 1, 1, 0x80001000, 0x1000, 0, 3, fresh()), 0);
     assert_int_equal(map1(m, 1, 1, 0x80003000, 0x1000, 0, 3, fresh()), 0);
     assert_int_equal(map1(m, 1, 1, 0xfee00000, 0x1000, 0, 3, fresh()), 0);
-    REFUSED(vb_model_attach(m, 1, 1, fresh()), VB_RESERVED, "3 mappings", "0000:00:05.0");
+    REFUSED(attach1(m, 1, 1, fresh()), VB_RESERVED, "3 mappings", "0000:00:05.0");
     assert_int_equal(e.n_conflicts, 3);
     assert_string_equal(e.conflicts[0].kind, "msi");
     assert_string_equal(e.conflicts[2].kind, "direct");
     assert_true(e.conflicts[2].first == 0x80003000 && e.conflicts[2].with_last == 0x8000ffff);
     assert_int_equal(vb_model_unmap_all(m, 1, &n, &bytes, fresh()), 0);
-    assert_int_equal(vb_model_attach(m, 1, 1, fresh()), 0);
+    assert_int_equal(attach1(m, 1, 1, fresh()), 0);
     close(fd);
 }
 
@@ -469,8 +473,8 @@ static void test_too_many_devices(void **state) {
         snprintf(address, sizeof(address), "emulated%u", i);
         add_device(m, address, &client[i]);
     }
-    REFUSED(vb_model_claim(m, "one more", 1, NULL, 0, -1, &d, &fd, fresh()), VB_LIMIT, "64");
-    REFUSED(vb_model_claim(m, "one more", 1, &msi_window, VB_REGIONS_MAX + 1, -1, &d, &fd, fresh()), VB_UNSUPPORTED,
+    REFUSED(claim_device(m, "one more", 1, NULL, 0, 0, &d, &fd, fresh()), VB_LIMIT, "64");
+    REFUSED(claim_device(m, "one more", 1, &msi_window, VB_REGIONS_MAX + 1, 0, &d, &fd, fresh()), VB_UNSUPPORTED,
             "65 reserved");
     for (i = 0; i < VB_DEVICES_MAX; i++)
         close(client[i]);
@@ -484,7 +488,7 @@ static void test_info_that_cannot_be_had_is_asked_again(void **state) {
     add_space(m);
     add_device(m, "0000:00:04.0", &fd);
     arm(VB_EMULATED_DOMAIN_INFO, 1, -EIO, false);
-    assert_int_equal(vb_model_attach(m, 1, 1, fresh()), 0);
+    assert_int_equal(attach1(m, 1, 1, fresh()), 0);
     assert_true(vb_model_space(m, 1, NULL)->info_stale);
     REFUSED(map1(m, 1, 1, 0xfee00000, 4096, 0, 3, fresh()), VB_RESERVED, "msi");
     assert_false(vb_model_space(m, 1, NULL)->info_stale);
@@ -511,7 +515,7 @@ static void test_emptying(void **state) {
     add_space(m);
     d = add_device(m, "0000:00:04.0", &fd);
     h = d->handle;
-    assert_int_equal(vb_model_attach(m, 1, 1, fresh()), 0);
+    assert_int_equal(attach1(m, 1, 1, fresh()), 0);
     assert_int_equal(map1(m, 1, 1, 0, MIB, 0, 3, fresh()), 0);
     arm(VB_EMULATED_UNMAP, 1, -EBUSY, true); /* even then */
     vb_model_empty(m);
