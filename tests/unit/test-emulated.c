@@ -58,7 +58,7 @@ static struct rig make_rig(void) {
     r.memory = add_memory(r.m, MIB);
     r.space = add_space(r.m);
     r.device = add_device(r.m, "0000:00:04.0", &r.fd);
-    assert_int_equal(vb_model_attach(r.m, r.device->id, r.space->id, NULL), 0);
+    assert_int_equal(attach1(r.m, r.device->id, r.space->id, NULL), 0);
     return r;
 }
 
@@ -170,7 +170,7 @@ static void test_closing(void **state) {
 
     (void)state;
     assert_int_equal(ops->device_ready(r.m->backend, r.device->handle), 0); /* nothing there */
-    assert_int_equal(vb_model_release(r.m, 1, &h, NULL), 0);
+    assert_int_equal(release1(r.m, 1, &h, NULL), 0);
     close(r.fd);
     assert_true(ops->in_use(r.m->backend, h)); /* the copy */
     assert_int_equal(ops->devices_left(r.m->backend), 1);
@@ -193,7 +193,7 @@ static void test_aperture(void **state) {
     assert_int_equal(s->info.n_usable, 1);
     assert_int_equal(s->info.usable[0].last, (1ull << 48) - 1);
     d = add_device(m, "a", &fd);
-    assert_int_equal(vb_model_attach(m, d->id, s->id, NULL), 0);
+    assert_int_equal(attach1(m, d->id, s->id, NULL), 0);
     assert_int_equal(s->info.n_usable, 2);
     assert_int_equal(s->info.usable[0].last, 0xfedfffff);
     assert_int_equal(s->info.usable[1].first, 0xfef00000);

@@ -454,9 +454,9 @@ static void test_attach_conflicts(void **state) {
     assert_int_equal(map1(m, 1, 1, 0xfee00000, 0x1000, 0, 3, fresh()), 0);
     REFUSED(attach1(m, 1, 1, fresh()), VB_RESERVED, "3 mappings", "0000:00:05.0");
     assert_int_equal(e.n_conflicts, 3);
-    assert_string_equal(e.conflicts[0].kind, "msi");
-    assert_string_equal(e.conflicts[2].kind, "direct");
-    assert_true(e.conflicts[2].first == 0x80003000 && e.conflicts[2].with_last == 0x8000ffff);
+    assert_string_equal(e.conflicts[0].kind, "direct");
+    assert_string_equal(e.conflicts[2].kind, "msi");
+    assert_true(e.conflicts[1].first == 0x80003000 && e.conflicts[1].with_last == 0x8000ffff);
     assert_int_equal(vb_model_unmap_all(m, 1, &n, &bytes, fresh()), 0);
     assert_int_equal(attach1(m, 1, 1, fresh()), 0);
     close(fd);
