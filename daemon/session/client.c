@@ -161,7 +161,9 @@ static void on_readable(evutil_socket_t fd, short what, void *arg) {
 
     (void)what;
     int r = vb_packet_recv(fd, c->in, VB_PACKET_MAX, MSG_DONTWAIT, &p);
+    const int first = p.n_fds ? p.fds[0] : -1;
     c->n_foreign += vb_foreign_set_aside(&p);
+    c->set_aside = p.n_fds && p.fds[0] < 0 ? first : -1;
     if (r == -EAGAIN)
         return;
     if (r == -EMSGSIZE) {
@@ -175,6 +177,7 @@ static void on_readable(evutil_socket_t fd, short what, void *arg) {
         return;
     }
     c->out_size = vb_client_handle(s, &p, &c->out_fd, &fatal);
+    c->set_aside = -1;
     r = flush(s);
     if (!fatal && c->n_foreign > FOREIGN_MAX) {
         vb_client_event_closing(s, "too many file descriptors came that are no memory");
@@ -226,7 +229,7 @@ int vb_client_start(struct vb_session *s, int fd) {
     const struct timeval patience = {VB_HELLO_MS / 1000, VB_HELLO_MS % 1000 * 1000};
 
     c->fd = fd;
-    c->out_fd = -1;
+    c->out_fd = c->set_aside = -1;
     vb_outbox_init(&c->later);
     c->in = buffer(VB_PACKET_MAX);
     c->out = buffer(VB_PACKET_MAX);

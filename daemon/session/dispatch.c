@@ -35,6 +35,11 @@ static const struct row rows[] = {
     [VFIO_BROKER__REQUEST__BODY_ACCESS_CLOSE] = {"AccessClose", vb_op_access_close, 0, false},
     [VFIO_BROKER__REQUEST__BODY_PIN] = {"Pin", vb_op_pin, 0, false},
     [VFIO_BROKER__REQUEST__BODY_UNPIN] = {"Unpin", vb_op_unpin, 0, false},
+    [VFIO_BROKER__REQUEST__BODY_SPACE_NEED] = {"SpaceNeed", vb_op_space_need, 0, false},
+    [VFIO_BROKER__REQUEST__BODY_DIRTY_SET] = {"DirtySet", vb_op_dirty_set, 0, false},
+    [VFIO_BROKER__REQUEST__BODY_DIRTY_READ] = {"DirtyRead", vb_op_dirty_read, 1, false},
+    [VFIO_BROKER__REQUEST__BODY_DISCARD] = {"Discard", vb_op_discard, 0, false},
+    [VFIO_BROKER__REQUEST__BODY_DISCARD_END] = {"DiscardEnd", vb_op_discard_end, 0, false},
 };
 #define N_ROWS (sizeof rows / sizeof rows[0])
 

@@ -55,6 +55,39 @@ int vb_op_access_close(struct vb_session *s, struct vb_request *rq, struct vb_er
 int vb_op_pin(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
 int vb_op_unpin(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
 int vb_op_inspect(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_space_need(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_dirty_set(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_dirty_read(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_discard(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+int vb_op_discard_end(struct vb_session *s, struct vb_request *rq, struct vb_error *e);
+
+/* ---- op-map.c: what takes mappings away (vb_model_unmap(), vb_model_discard()) ---- */
+typedef int (*vb_ranges_fn)(struct vb_model *m, uint32_t space, const struct vb_unmap_entry *entries, size_t n,
+                            uint64_t *ret_mappings, uint64_t *ret_bytes, struct vb_error *e);
+/* `run` on the ranges (n 0: the whole space), when nothing that was asked earlier waits on them and no pin is in them; else
+ * rq->deferred is set. */
+int vb_when_unpinned(struct vb_session *s, struct vb_request *rq, uint32_t space, const struct vb_unmap_entry *entries,
+                     size_t n, vb_ranges_fn run, VfioBroker__UnmapReply *m, struct vb_error *e);
+/* A batch off the wire, in the arena. */
+int vb_unmap_batch(struct vb_session *s, VfioBroker__UnmapEntry *const *list, size_t n,
+                   const struct vb_unmap_entry **ret_entries, struct vb_error *e);
+/* vb_model_unmap_all() as one of those. */
+int vb_unmap_everything(struct vb_model *m, uint32_t space, const struct vb_unmap_entry *entries, size_t n,
+                        uint64_t *ret_mappings, uint64_t *ret_bytes, struct vb_error *e);
+
+/* ---- progress.c ---- */
+struct vb_progress {
+    struct vb_session *session;
+    uint64_t next_ms; /* monotonic: nothing is told before */
+};
+/* From now on the client is told how far a replay is; `p` has to live until the end. */
+void vb_progress_begin(struct vb_progress *p, struct vb_session *s);
+void vb_progress_end(struct vb_progress *p);
+
+/* ---- rows.c ---- */
+/* The domains of a space, into `a`. -ENOMEM. */
+int vb_domain_rows(struct vb_session *s, struct vb_arena *a, const struct vb_space *space,
+                   VfioBroker__DomainRow ***ret_rows, size_t *ret_n);
 
 /* Rows about this session, into `a`; for the client itself, and for the daemon's questions (control.c). */
 int vb_inspect_rows(struct vb_session *s, struct vb_arena *a, const VfioBroker__Inspect *q,
@@ -63,6 +96,8 @@ int vb_inspect_rows(struct vb_session *s, struct vb_arena *a, const VfioBroker__
 /* ---- reply.c ---- */
 /* `e` as a message in arena `a`; never NULL (falls back to a static one when the arena is full). */
 VfioBroker__Error *vb_error_message(struct vb_arena *a, const struct vb_error *e);
+/* Those of `e`, in arena `a`; as many as there is room for. */
+VfioBroker__Conflict **vb_conflict_messages(struct vb_arena *a, const struct vb_error *e, size_t *ret_n);
 /* The daemon's refusal, passed on. Returns the code. */
 int vb_error_from_message(struct vb_error *e, const VfioBroker__Error *m);
 

@@ -29,7 +29,8 @@ static void give_back(struct vb_session *s, const char *address) {
 }
 
 /* Fills in of the claim what the daemon knows and opens. `reserved` has room for VB_REGIONS_MAX. */
-static int open_by_daemon(struct vb_session *s, struct vb_claim_desc *c, struct vb_reserved *reserved, struct vb_error *e) {
+static int open_by_daemon(struct vb_session *s, struct vb_claim_desc *c, struct vb_reserved *reserved,
+                          struct vb_error *e) {
     VfioBrokerInternal__DeviceOpen body = VFIO_BROKER_INTERNAL__DEVICE_OPEN__INIT;
     VfioBrokerInternal__Call call = VFIO_BROKER_INTERNAL__CALL__INIT;
     const struct vb_device *with = c->space ? vb_model_shares(s->model, c->space) : NULL;

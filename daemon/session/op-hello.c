@@ -29,7 +29,7 @@ int vb_op_hello(struct vb_session *s, struct vb_request *rq, struct vb_error *e)
     l->memory_bytes = s->model->ledger.limit;
     m->version = q->version < VB_PROTOCOL_VERSION ? q->version : VB_PROTOCOL_VERSION;
     m->features = ops->features(s->model->backend) | VFIO_BROKER__FEATURE__FEATURE_PINS |
-                  (s->admin ? VFIO_BROKER__FEATURE__FEATURE_ADMIN : 0);
+                  VFIO_BROKER__FEATURE__FEATURE_DOMAINS | (s->admin ? VFIO_BROKER__FEATURE__FEATURE_ADMIN : 0);
     m->session = s->id;
     m->backend = (char *)ops->name;
     m->broker = PACKAGE_VERSION;

@@ -1,4 +1,4 @@
-/* Map and unmap, in batches. */
+/* Map and unmap, in batches; and what else takes mappings away has to wait for. */
 #include "session/pins.h"
 
 #include <errno.h>
@@ -68,38 +68,55 @@ int vb_op_map(struct vb_session *s, struct vb_request *rq, struct vb_error *e) {
     return r;
 }
 
-static int unmap(struct vb_session *s, struct vb_request *rq, const struct vb_unmap_entry *entries,
-                 VfioBroker__UnmapReply *m, struct vb_error *e) {
-    const VfioBroker__Unmap *q = rq->msg->unmap;
-    const size_t n = q->n_entries; /* 0: everything */
-
-    int r = wait_for(s, rq, q->space, entries, n, false, e);
+int vb_when_unpinned(struct vb_session *s, struct vb_request *rq, uint32_t space, const struct vb_unmap_entry *entries,
+                     size_t n, vb_ranges_fn run, VfioBroker__UnmapReply *m, struct vb_error *e) {
+    int r = wait_for(s, rq, space, entries, n, false, e);
     if (r != 0 || rq->deferred)
         return r;
-    r = n ? vb_model_unmap(s->model, q->space, entries, n, &m->mappings, &m->bytes, e)
-          : vb_model_unmap_all(s->model, q->space, &m->mappings, &m->bytes, e);
-    if (r != VB_BUSY) /* by pins, and nothing else is wrong with it */
+    r = run(s->model, space, entries, n, &m->mappings, &m->bytes, e);
+    /* Busy by pins: it waits. By a discard that has not ended: refused, since only the client itself can end that; no pinner
+     * gives up anything for it. */
+    if (r != VB_BUSY || (n == 0 && vb_model_space(s->model, space, NULL)->discarded))
         return r;
-    return wait_for(s, rq, q->space, entries, n, true, e);
+    int waits = wait_for(s, rq, space, entries, n, true, e);
+    if (waits != 0)
+        return waits;
+    return rq->deferred ? 0 : r;
+}
+
+int vb_unmap_batch(struct vb_session *s, VfioBroker__UnmapEntry *const *list, size_t n,
+                   const struct vb_unmap_entry **ret_entries, struct vb_error *e) {
+    int r = batch_size(n, e);
+    if (r != 0)
+        return r;
+    struct vb_unmap_entry *entries = vb_arena_alloc(&s->client.arena, n * sizeof *entries);
+    if (!entries)
+        return vb_fail(e, -ENOMEM, "a batch of %zu", n);
+    for (size_t i = 0; i < n; i++)
+        entries[i] = (struct vb_unmap_entry){list[i]->iova, list[i]->size};
+    *ret_entries = entries;
+    return 0;
+}
+
+int vb_unmap_everything(struct vb_model *m, uint32_t space, const struct vb_unmap_entry *entries, size_t n,
+                        uint64_t *ret_mappings, uint64_t *ret_bytes, struct vb_error *e) {
+    (void)entries, (void)n;
+    return vb_model_unmap_all(m, space, ret_mappings, ret_bytes, e);
 }
 
 int vb_op_unmap(struct vb_session *s, struct vb_request *rq, struct vb_error *e) {
     const VfioBroker__Unmap *q = rq->msg->unmap;
     VfioBroker__UnmapReply *m = VB_NEW(s, VfioBroker__UnmapReply, VFIO_BROKER__UNMAP_REPLY__INIT, e);
+    const struct vb_unmap_entry *entries = NULL;
 
     if (!m)
         return e->code;
     if (q->all && q->n_entries)
         return vb_refuse(e, VB_INVALID, "unmap everything, or %zu entries: not both", q->n_entries);
-    int r = q->all ? 0 : batch_size(q->n_entries, e);
-    if (r != 0)
-        return r;
-    struct vb_unmap_entry *entries = vb_arena_alloc(&s->client.arena, q->n_entries * sizeof *entries + 1);
-    if (!entries)
-        return vb_fail(e, -ENOMEM, "a batch of %zu", q->n_entries);
-    for (size_t i = 0; i < q->n_entries; i++)
-        entries[i] = (struct vb_unmap_entry){q->entries[i]->iova, q->entries[i]->size};
-    r = unmap(s, rq, entries, m, e);
+    int r = q->all ? 0 : vb_unmap_batch(s, q->entries, q->n_entries, &entries, e);
+    if (r == 0)
+        r = vb_when_unpinned(s, rq, q->space, entries, q->n_entries, q->all ? vb_unmap_everything : vb_model_unmap, m,
+                             e);
     rq->reply.body_case = VFIO_BROKER__REPLY__BODY_UNMAP;
     rq->reply.unmap = m;
     return r;

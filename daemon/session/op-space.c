@@ -1,5 +1,6 @@
 /* Requests about spaces. */
 #include <errno.h>
+#include <inttypes.h>
 
 #include "session/pins.h"
 
@@ -23,16 +24,10 @@ int vb_op_space_create(struct vb_session *s, struct vb_request *rq, struct vb_er
 
 /* Pins have to end first; tokens and accesses end with their space. */
 static int empty_space(struct vb_session *s, struct vb_request *rq, struct vb_space *space, struct vb_error *e) {
-    const struct vb_pin_filter its = {.space = space};
-    uint64_t mappings, bytes;
+    VfioBroker__UnmapReply ignored = VFIO_BROKER__UNMAP_REPLY__INIT;
 
-    int r = vb_park(s, rq, &its, false, e);
-    if (r != 0 || rq->deferred)
-        return r;
-    r = vb_model_unmap_all(s->model, space->id, &mappings, &bytes, e);
-    if (r == VB_BUSY)
-        return vb_park(s, rq, &its, true, e);
-    if (r == 0)
+    int r = vb_when_unpinned(s, rq, space->id, NULL, 0, vb_unmap_everything, &ignored, e);
+    if (r == 0 && !rq->deferred)
         vb_tokens_of_space_remove(s, space);
     return r;
 }
@@ -71,6 +66,26 @@ static int usable_ranges(struct vb_session *s, const struct vb_space_info *info,
     return 0;
 }
 
+int vb_op_space_need(struct vb_session *s, struct vb_request *rq, struct vb_error *e) {
+    const VfioBroker__SpaceNeed *q = rq->msg->space_need;
+    struct vb_range ranges[VB_NEEDS_MAX];
+
+    if (q->n_ranges > VB_NEEDS_MAX) {
+        vb_error_limit(e, q->n_ranges, 0, VB_NEEDS_MAX, "ranges that a space needs");
+        return vb_refuse(e, VB_LIMIT, "a space says of at most %u ranges that it needs them, not of %zu: join some",
+                         VB_NEEDS_MAX, q->n_ranges);
+    }
+    for (size_t i = 0; i < q->n_ranges; i++) {
+        if (q->ranges[i]->first > q->ranges[i]->last) {
+            vb_error_entry(e, (uint32_t)i);
+            return vb_refuse(e, VB_INVALID, "a range ends at 0x%" PRIx64 ", before it begins at 0x%" PRIx64,
+                             q->ranges[i]->last, q->ranges[i]->first);
+        }
+        ranges[i] = (struct vb_range){q->ranges[i]->first, q->ranges[i]->last};
+    }
+    return vb_model_space_need(s->model, q->space, ranges, q->n_ranges, e);
+}
+
 int vb_op_space_describe(struct vb_session *s, struct vb_request *rq, struct vb_error *e) {
     struct vb_space *space = vb_model_space(s->model, rq->msg->space_describe->space, e);
 
@@ -90,6 +105,9 @@ int vb_op_space_describe(struct vb_session *s, struct vb_request *rq, struct vb_
     m->mappings = space->mappings;
     m->mappings_max = s->model->mappings_max;
     m->mapped_bytes = space->mapped_bytes;
+    m->dirty = space->dirty;
+    if (vb_domain_rows(s, &s->client.arena, space, &m->domains, &m->n_domains) < 0)
+        return vb_fail(e, -ENOMEM, "the reply does not fit");
     m->devices = vb_arena_alloc(&s->client.arena, VB_DEVICES_MAX * sizeof *m->devices);
     for (uint32_t i = 0; m->devices && i < s->model->devices.n; i++) {
         const struct vb_device *d = s->model->devices.items[i];

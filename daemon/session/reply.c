@@ -18,27 +18,27 @@ _Static_assert((int)VB_BAD_MEMORY == VFIO_BROKER__ERROR_CODE__ERROR_BAD_MEMORY, 
 _Static_assert((int)VB_STATE == VFIO_BROKER__ERROR_CODE__ERROR_STATE, "codes differ from the wire");
 _Static_assert((int)VB_UNAVAILABLE == VFIO_BROKER__ERROR_CODE__ERROR_UNAVAILABLE, "codes differ from the wire");
 
-static void add_conflicts(struct vb_arena *a, VfioBroker__Error *m, const struct vb_error *e) {
-    VfioBroker__Conflict **list = vb_arena_alloc(a, e->n_conflicts * sizeof *list);
+VfioBroker__Conflict **vb_conflict_messages(struct vb_arena *a, const struct vb_error *e, size_t *ret_n) {
+    VfioBroker__Conflict **list = vb_arena_alloc(a, e->n_conflicts * sizeof *list + 1);
+    size_t n = 0;
 
-    if (!list)
-        return;
-    for (uint32_t i = 0; i < e->n_conflicts; i++) {
-        const struct vb_conflict *c = &e->conflicts[i];
+    while (list && n < e->n_conflicts) {
+        const struct vb_conflict *c = &e->conflicts[n];
+        VfioBroker__Conflict *m = vb_arena_alloc(a, sizeof *m);
 
-        list[i] = vb_arena_alloc(a, sizeof *list[i]);
-        if (!list[i])
-            return;
-        vfio_broker__conflict__init(list[i]);
-        list[i]->first = c->first;
-        list[i]->last = c->last;
-        list[i]->with_first = c->with_first;
-        list[i]->with_last = c->with_last;
-        list[i]->kind = (char *)c->kind;
-        list[i]->device = (char *)c->device;
-        m->conflicts = list;
-        m->n_conflicts = i + 1;
+        if (!m)
+            break;
+        vfio_broker__conflict__init(m);
+        m->first = c->first;
+        m->last = c->last;
+        m->with_first = c->with_first;
+        m->with_last = c->with_last;
+        m->kind = (char *)c->kind;
+        m->device = (char *)c->device;
+        list[n++] = m;
     }
+    *ret_n = n;
+    return list;
 }
 
 VfioBroker__Error *vb_error_message(struct vb_arena *a, const struct vb_error *e) {
@@ -58,7 +58,7 @@ VfioBroker__Error *vb_error_message(struct vb_arena *a, const struct vb_error *e
     m->has_entry = e->has_entry;
     m->entry = e->entry;
     if (e->n_conflicts)
-        add_conflicts(a, m, e);
+        m->conflicts = vb_conflict_messages(a, e, &m->n_conflicts);
     if (e->limit.set) {
         m->limit = vb_arena_alloc(a, sizeof *m->limit);
         if (m->limit) {

@@ -10,6 +10,7 @@
 #include "session/pins.h"
 
 #define NOTE_SIZE   96u
+#define DOMAIN_TEXT 64u
 #define MEMORY_ROWS (VB_INSPECT_ROWS / 2) /* names and notes: 250 bytes */
 
 /* A cursor in the mapping list: the next IOVA's page, and in the 12 bits below it the space's place in the table, plus 1. */
@@ -60,34 +61,93 @@ static int mappings(struct vb_session *s, struct vb_arena *a, uint64_t after, Vf
     return 0;
 }
 
+/* Addresses of the devices in a space, or in one of its domains (NULL: in any). */
+static char **addresses(struct vb_session *s, struct vb_arena *a, const struct vb_space *space,
+                        const struct vb_domain *dom, size_t *ret_n) {
+    char **list = vb_arena_alloc(a, s->model->devices.n * sizeof *list + 1);
+
+    for (uint32_t i = 0; list && i < s->model->devices.n; i++) {
+        struct vb_device *d = s->model->devices.items[i];
+
+        if (d->space == space && (!dom || d->domain == dom))
+            list[(*ret_n)++] = d->address;
+    }
+    return list;
+}
+
+/* A space has a domain for each of its devices at most, or one without any: all rows of all spaces are bounded by both. */
+int vb_domain_rows(struct vb_session *s, struct vb_arena *a, const struct vb_space *space,
+                   VfioBroker__DomainRow ***ret_rows, size_t *ret_n) {
+    const struct vb_backend_ops *ops = s->model->backend->ops;
+    const struct vb_domain *dom;
+    size_t n = 0, i = 0;
+
+    TAILQ_FOREACH (dom, &space->domains, entry)
+        n++;
+    VfioBroker__DomainRow **rows = vb_arena_alloc(a, n * sizeof *rows + 1);
+    if (!rows)
+        return -ENOMEM;
+    TAILQ_FOREACH (dom, &space->domains, entry) {
+        VfioBroker__DomainRow *row = rows[i++] = vb_arena_alloc(a, sizeof *row);
+        char *text = vb_arena_alloc(a, DOMAIN_TEXT);
+
+        if (!row || !text)
+            return -ENOMEM;
+        vfio_broker__domain_row__init(row);
+        ops->domain_text(s->model->backend, dom->handle, text, DOMAIN_TEXT);
+        row->text = text;
+        row->leaves_out = dom->leaves_out;
+        row->left_out = dom->left_out;
+        row->devices = addresses(s, a, space, dom, &row->n_devices);
+        if (!row->devices)
+            return -ENOMEM;
+    }
+    *ret_rows = rows;
+    *ret_n = n;
+    return 0;
+}
+
+/* "ioas 3, hwpt 5; ioas 3, hwpt 7" */
+static char *joined(struct vb_arena *a, VfioBroker__DomainRow *const *rows, size_t n) {
+    char *text = vb_arena_alloc(a, n * (DOMAIN_TEXT + 2) + 1), *p = text;
+
+    for (size_t i = 0; text && i < n; i++)
+        p += sprintf(p, "%s%s", i ? "; " : "", rows[i]->text);
+    return text;
+}
+
+static VfioBroker__SpaceRow *space_row(struct vb_session *s, struct vb_arena *a, const struct vb_space *space) {
+    VfioBroker__SpaceRow *row = vb_arena_alloc(a, sizeof *row);
+
+    if (!row)
+        return NULL;
+    vfio_broker__space_row__init(row);
+    row->space = space->id;
+    row->name = (char *)space->name;
+    row->mappings = space->mappings;
+    row->mapped_bytes = space->mapped_bytes;
+    row->dirty = space->dirty;
+    row->discarded = space->discarded;
+    row->devices = addresses(s, a, space, NULL, &row->n_devices);
+    if (!row->devices || vb_domain_rows(s, a, space, &row->domain, &row->n_domain) < 0)
+        return NULL;
+    row->domains = joined(a, row->domain, row->n_domain);
+    return row->domains ? row : NULL;
+}
+
 static int spaces(struct vb_session *s, struct vb_arena *a, VfioBroker__InspectReply *ret) {
     const struct vb_table *t = &s->model->spaces;
 
-    ret->spaces = vb_arena_alloc(a, t->n * sizeof *ret->spaces);
-    for (uint32_t i = 0; ret->spaces && i < t->n; i++) {
-        const struct vb_space *space = t->items[i];
-        VfioBroker__SpaceRow *row = vb_arena_alloc(a, sizeof *row);
-        char *domains = vb_arena_alloc(a, 64);
-        char **devices = vb_arena_alloc(a, s->model->devices.n * sizeof *devices + 1);
-
-        if (!row || !domains || !devices)
+    ret->spaces = vb_arena_alloc(a, t->n * sizeof *ret->spaces + 1);
+    if (!ret->spaces)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < t->n; i++) {
+        VfioBroker__SpaceRow *row = space_row(s, a, t->items[i]);
+        if (!row)
             return -ENOMEM;
-        vfio_broker__space_row__init(row);
-        row->space = space->id;
-        row->name = (char *)space->name;
-        row->mappings = space->mappings;
-        row->mapped_bytes = space->mapped_bytes;
-        s->model->backend->ops->space_text(s->model->backend, space->handle, domains, 64);
-        row->domains = domains;
-        row->devices = devices;
-        for (uint32_t k = 0; k < s->model->devices.n; k++) {
-            struct vb_device *d = s->model->devices.items[k];
-            if (d->space == space)
-                row->devices[row->n_devices++] = d->address;
-        }
         ret->spaces[ret->n_spaces++] = row;
     }
-    return ret->spaces ? 0 : -ENOMEM;
+    return 0;
 }
 
 /* Why pages of it are paid more than once: the same file with the other access has a page set of its own in the kernel,
@@ -97,8 +157,8 @@ static char *memory_note(const struct vb_table *t, const struct vb_memory *m, st
         const struct vb_memory *other = t->items[i];
         char *note;
 
-        if (other == m || other->dev != m->dev || other->ino != m->ino || !vb_charge_paid(&m->charge) ||
-            !vb_charge_paid(&other->charge))
+        if (other == m || m->kind == VB_MEMORY_DMA_BUF || other->kind == VB_MEMORY_DMA_BUF || other->dev != m->dev ||
+            other->ino != m->ino || !vb_charge_paid(&m->charge) || !vb_charge_paid(&other->charge))
             continue;
         note = vb_arena_alloc(a, NOTE_SIZE);
         if (note)
@@ -124,7 +184,7 @@ static VfioBroker__MemoryRow *memory_row(const struct vb_table *t, const struct 
     row->writable = m->writable;
     row->mappings = m->mappings;
     row->paid = vb_charge_paid(&m->charge);
-    row->mapped = m->charge.mapped.covered;
+    row->mapped = vb_charge_mapped(&m->charge);
     row->pinned = m->charge.has_pinned ? m->charge.pinned.covered : 0;
     row->registered = m->registered;
     row->note = note;
@@ -229,8 +289,8 @@ static int usage(struct vb_session *s, struct vb_arena *a, VfioBroker__InspectRe
     for (uint32_t i = 0; i < m->memories.n; i++) {
         const struct vb_charge *c = &((struct vb_memory *)m->memories.items[i])->charge;
 
-        row->mapped_paid += c->mapped.covered;
-        row->pinned_paid += vb_charge_paid(c) - c->mapped.covered;
+        row->mapped_paid += vb_charge_mapped(c);
+        row->pinned_paid += vb_charge_paid(c) - vb_charge_mapped(c);
     }
     for (uint32_t i = 0; i < m->spaces.n; i++) {
         row->mappings += ((struct vb_space *)m->spaces.items[i])->mappings;

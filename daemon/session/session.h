@@ -43,6 +43,7 @@ struct vb_client_link {
     int out_fd;             /* its fd, or -1 */
     struct vb_outbox later; /* behind the reply: events, answers to requests that had to wait */
     unsigned n_foreign;     /* fds that are no memory, left open: closing them may wait */
+    int set_aside;          /* such a one of the packet that is carried out now, its first fd; or -1 */
 };
 
 enum vb_link_state { VB_LINK_DOWN, VB_LINK_ADOPTING, VB_LINK_UP };
@@ -114,6 +115,8 @@ struct vb_session {
     struct event *held_timer;
     unsigned held_poll_ms; /* until it fires next */
     LIST_HEAD(, vb_device_watch) watches;
+    uint32_t asked_back[VB_DEVICES_MAX]; /* devices whose DeviceRequested may not be written yet: device-events.c */
+    unsigned n_asked_back;
     struct vb_table tokens;              /* struct vb_token */
     TAILQ_HEAD(, vb_pin_link) pin_links; /* others' accesses to our spaces */
     uint32_t n_pin_links, n_refused, n_opened;
