@@ -30,6 +30,21 @@ SAME_SIZE(vb_iommu_ioas_unmap, iommu_ioas_unmap);
 SAME_FIELD(vb_iommu_ioas_unmap, iommu_ioas_unmap, length);
 SAME_SIZE(vb_iommu_option, iommu_option);
 SAME_FIELD(vb_iommu_option, iommu_option, val64);
+#ifdef IOMMU_HWPT_ALLOC
+SAME_FIELD(vb_iommu_hwpt_alloc, iommu_hwpt_alloc, out_hwpt_id);
+SAME_FIELD(vb_iommu_hwpt_alloc, iommu_hwpt_alloc, data_uptr);
+#endif
+#ifdef IOMMU_HWPT_GET_DIRTY_BITMAP
+SAME_NUMBER(VB_IOMMU_HWPT_NEST_PARENT, IOMMU_HWPT_ALLOC_NEST_PARENT);
+SAME_NUMBER(VB_IOMMU_HWPT_DIRTY_TRACKING, IOMMU_HWPT_ALLOC_DIRTY_TRACKING);
+SAME_NUMBER(VB_IOMMU_DIRTY_ENABLE, IOMMU_HWPT_DIRTY_TRACKING_ENABLE);
+SAME_NUMBER(VB_IOMMU_DIRTY_NO_CLEAR, IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR);
+SAME_NUMBER(VB_IOMMU_HW_TYPE_INTEL_VTD, IOMMU_HW_INFO_TYPE_INTEL_VTD);
+SAME_NUMBER(VB_IOMMU_HW_CAP_DIRTY, IOMMU_HW_CAP_DIRTY_TRACKING);
+SAME_SIZE(vb_iommu_set_dirty_tracking, iommu_hwpt_set_dirty_tracking);
+SAME_SIZE(vb_iommu_get_dirty_bitmap, iommu_hwpt_get_dirty_bitmap);
+SAME_FIELD(vb_iommu_get_dirty_bitmap, iommu_hwpt_get_dirty_bitmap, data);
+#endif
 #ifdef IOMMU_GET_HW_INFO
 SAME_FIELD(vb_iommu_hw_info, iommu_hw_info, dev_id);
 SAME_FIELD(vb_iommu_hw_info, iommu_hw_info, data_uptr);

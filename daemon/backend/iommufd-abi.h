@@ -1,7 +1,7 @@
 /* The kernel ABI of iommufd and of VFIO device cdevs, as far as this backend uses it.
  *
  * Debian bookworm's linux-libc-dev (6.1) has neither. Transcribed from include/uapi/linux/iommufd.h and vfio.h of Linux
- * 7.2; the layouts are fixed since 6.2 and 6.6 (MAP_FILE: 6.13). Structures are as long as the oldest kernel knows them;
+ * 7.2; the layouts are fixed since 6.2 and 6.6 (dirty tracking: 6.7, MAP_FILE: 6.13). Structures are as long as the oldest kernel knows them;
  * newer kernels take a shorter one as filled up with zeros. iommufd-abi.c compares with the system's headers. OPTION is for
  * the daemon, which may; a session cannot. */
 #ifndef VB_BACKEND_IOMMUFD_ABI_H
@@ -39,8 +39,17 @@
 #ifndef IOMMU_OPTION
 #define IOMMU_OPTION _IO(';', 0x87)
 #endif
+#ifndef IOMMU_HWPT_ALLOC
+#define IOMMU_HWPT_ALLOC _IO(';', 0x89)
+#endif
 #ifndef IOMMU_GET_HW_INFO
 #define IOMMU_GET_HW_INFO _IO(';', 0x8a)
+#endif
+#ifndef IOMMU_HWPT_SET_DIRTY_TRACKING
+#define IOMMU_HWPT_SET_DIRTY_TRACKING _IO(';', 0x8b)
+#endif
+#ifndef IOMMU_HWPT_GET_DIRTY_BITMAP
+#define IOMMU_HWPT_GET_DIRTY_BITMAP _IO(';', 0x8c)
 #endif
 #ifndef IOMMU_IOAS_MAP_FILE
 #define IOMMU_IOAS_MAP_FILE _IO(';', 0x8f)
@@ -59,6 +68,18 @@
 #define VB_IOMMU_MAP_FIXED_IOVA (1u << 0)
 #define VB_IOMMU_MAP_WRITEABLE  (1u << 1)
 #define VB_IOMMU_MAP_READABLE   (1u << 2)
+
+/* Flags of HWPT_ALLOC. */
+#define VB_IOMMU_HWPT_NEST_PARENT    (1u << 0)
+#define VB_IOMMU_HWPT_DIRTY_TRACKING (1u << 1)
+
+/* Of SET_DIRTY_TRACKING, of GET_DIRTY_BITMAP. */
+#define VB_IOMMU_DIRTY_ENABLE   1u
+#define VB_IOMMU_DIRTY_NO_CLEAR 1u
+
+/* Answers of GET_HW_INFO. */
+#define VB_IOMMU_HW_TYPE_INTEL_VTD 1u
+#define VB_IOMMU_HW_CAP_DIRTY      ((__u64)1 << 0)
 
 #define VB_IOMMU_OPTION_RLIMIT_MODE 0u
 #define VB_IOMMU_OPTION_OP_SET      0u
@@ -141,6 +162,36 @@ struct vb_iommu_option {
     __u16 reserved;
     __u32 object_id;
     __aligned_u64 val64;
+};
+
+struct vb_iommu_hwpt_alloc {
+    __u32 size;
+    __u32 flags;
+    __u32 dev_id;
+    __u32 pt_id;
+    __u32 out_hwpt_id;
+    __u32 reserved;
+    __u32 data_type;
+    __u32 data_len;
+    __aligned_u64 data_uptr;
+};
+
+struct vb_iommu_set_dirty_tracking {
+    __u32 size;
+    __u32 flags;
+    __u32 hwpt_id;
+    __u32 reserved;
+};
+
+struct vb_iommu_get_dirty_bitmap {
+    __u32 size;
+    __u32 hwpt_id;
+    __u32 flags;
+    __u32 reserved;
+    __aligned_u64 iova;
+    __aligned_u64 length;
+    __aligned_u64 page_size;
+    __aligned_u64 data; /* ORed into: iova_bitmap.c, iova_bitmap_set */
 };
 
 struct vb_iommu_hw_info {

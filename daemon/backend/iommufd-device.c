@@ -1,19 +1,19 @@
 /* Devices of the iommufd backend: see iommufd.h. */
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <unistd.h>
 
 #include "backend/iommufd-private.h"
+#include "backend/request-event.h"
 #include "proto/cleanup.h"
 
 static struct vb_iommufd_device *device_of(struct vb_backend *b, vb_handle device) {
     return &((struct vb_iommufd *)b)->devices[device];
 }
 
-int vb_iommufd_device_open(struct vb_backend *b, const struct vb_device_desc *desc, vb_handle *ret,
-                           int *ret_client_fd, struct vb_error *e) {
+int vb_iommufd_device_open(struct vb_backend *b, const struct vb_device_desc *desc, vb_handle *ret, int *ret_client_fd,
+                           struct vb_error *e) {
     struct vb_iommufd *io = (struct vb_iommufd *)b;
     const char *address = desc->address;
     VB_FD int fd = desc->fds[0];
@@ -32,26 +32,20 @@ int vb_iommufd_device_open(struct vb_backend *b, const struct vb_device_desc *de
     if (client_fd < 0)
         return vb_fail(e, -errno, "fd of %s for the client", address);
     d = &io->devices[i];
-    *d = (struct vb_iommufd_device){.state = VB_IOMMUFD_OPEN, .fd = vb_steal_fd(&fd)};
+    *d = (struct vb_iommufd_device){
+        .state = VB_IOMMUFD_OPEN, .fd = vb_steal_fd(&fd), .event_fd = -1, .software = desc->software};
     snprintf(d->address, sizeof(d->address), "%s", address);
     *ret = i;
     *ret_client_fd = client_fd;
     return 0;
 }
 
-/* An id that the kernel has given to a new device cannot be that of a released one any more. */
-static void forget_closed(struct vb_iommufd *io, uint32_t devid) {
-    vb_handle i;
-
-    for (i = 0; i < VB_IOMMUFD_DEVICES; i++)
-        if (io->devices[i].state == VB_IOMMUFD_CLOSED && io->devices[i].devid == devid)
-            io->devices[i].devid = 0;
-}
-
 int vb_iommufd_device_bind(struct vb_backend *b, vb_handle device, struct vb_error *e) {
     struct vb_iommufd *io = (struct vb_iommufd *)b;
     struct vb_iommufd_device *d = device_of(b, device);
     struct vb_vfio_bind bind = {.argsz = sizeof(bind), .iommufd = io->fd};
+    struct vb_iommu_hw_info info;
+    bool has_iommu;
     int r = vb_iommufd_ioctl(d->fd, VFIO_DEVICE_BIND_IOMMUFD, &bind);
 
     switch (r) {
@@ -75,47 +69,56 @@ int vb_iommufd_device_bind(struct vb_backend *b, vb_handle device, struct vb_err
     default:
         return vb_fail(e, r, "BIND_IOMMUFD of %s", d->address);
     }
-    forget_closed(io, bind.out_devid);
+    vb_iommufd_id_taken(io, bind.out_devid);
     d->devid = bind.out_devid;
-    /* The id of a software (mdev) device is that of an access object. It reserves no IOVAs, so the client could attach
-     * it to the pool (drivers/vfio/iommufd.c, vfio_iommufd_emulated_bind). */
-    if (!vb_iommufd_has_device(io, d->devid))
-        return vb_refuse(e, VB_UNSUPPORTED, "%s is a software device without an IOMMU; those are not supported",
-                         d->address);
+    has_iommu = vb_iommufd_has_device(io, d->devid, &info);
+    /* A software device can be attached to the pool too, since it reserves no IOVAs: the model pays for all that is there, but
+     * only if it was told. */
+    if (!has_iommu && !d->software) {
+        d->software = true;
+        return vb_refuse(
+            e, VB_UNSUPPORTED,
+            "%s is a software device without an IOMMU, which its place in sysfs does not say; it cannot be "
+            "used",
+            d->address);
+    }
+    d->software = !has_iommu;
+    d->dirty = info.out_capabilities & VB_IOMMU_HW_CAP_DIRTY;
+    d->vtd = info.out_data_type == VB_IOMMU_HW_TYPE_INTEL_VTD;
+    d->event_fd = vb_request_event_arm(d->fd); /* without it the client is not told when the host wants the device */
     return 0;
 }
 
-int vb_iommufd_device_attach(struct vb_backend *b, vb_handle device, vb_handle space, struct vb_error *e) {
-    struct vb_iommufd_device *d = device_of(b, device);
-    struct vb_vfio_attach attach = {.argsz = sizeof(attach), .pt_id = (uint32_t)space};
-    int r = vb_iommufd_ioctl(d->fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT,
-                             &attach); /* replaces what the client may have attached */
+/* An access sees the IOAS itself: no HWPT. */
+static int attach_software(struct vb_iommufd_device *d, const struct vb_iommufd_domain *dom, struct vb_error *e) {
+    struct vb_vfio_attach a = {.argsz = sizeof(a), .pt_id = dom->ioas};
+    int r;
 
-    switch (r) {
-    case -ENOMEM: /* pages.c, iopt_pages... charge against RLIMIT_MEMLOCK; or no memory for page tables */
-        return vb_fail(e, r,
-                       "attaching %s to IOAS %" PRIu64
-                       ": pinning the space's memory passes the session's RLIMIT_MEMLOCK, "
-                       "or the kernel has no memory",
-                       d->address, space);
-    case -EADDRINUSE: /* io_pagetable.c, iopt_reserve_iova and iopt_check_iova_alignment */
-        return vb_refuse(e, VB_RESERVED,
-                         "%s cannot be attached: a mapping of the space lies in a region that the device reserves or "
-                         "beyond what its IOMMU can address, or is not aligned to its page size; unmap it first",
-                         d->address);
-    case -EINVAL: /* the device's IOMMU cannot use the domain, or a file has shrunk (mm/gup.c, memfd_pin_folios), for which
-                     the model looks just before */
+    if (dom->dirty)
         return vb_refuse(e, VB_UNSUPPORTED,
-                         "%s cannot be attached: its IOMMU is not compatible with the devices already there; use a "
-                         "space of its own",
+                         "%s cannot be attached: dirty tracking of the space is on, and what a software device writes "
+                         "is not tracked",
                          d->address);
-    case -EFAULT: /* the same by address: mm/gup.c, pin_user_pages */
-        return vb_refuse(e, VB_BAD_MEMORY,
-                         "%s cannot be attached: memory of the space cannot be pinned; was its file truncated?",
+    r = vb_iommufd_ioctl(d->fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &a);
+    if (r < 0)
+        return vb_iommufd_attach_error(d, dom->ioas, r, e);
+    d->ioas = dom->ioas;
+    return 0;
+}
+
+int vb_iommufd_device_attach(struct vb_backend *b, vb_handle device, vb_handle domain, struct vb_error *e) {
+    struct vb_iommufd *io = (struct vb_iommufd *)b;
+    struct vb_iommufd_device *d = device_of(b, device);
+    const struct vb_iommufd_domain *dom = vb_iommufd_domain(io, domain);
+
+    if (d->software)
+        return attach_software(d, dom, e);
+    if (dom->dirty && !d->dirty)
+        return vb_refuse(e, VB_UNSUPPORTED,
+                         "%s cannot be attached: dirty tracking of the space is on, and its IOMMU has none; switch it "
+                         "off first",
                          d->address);
-    default:
-        return r < 0 ? vb_fail(e, r, "attaching %s to IOAS %" PRIu64, d->address, space) : 0;
-    }
+    return vb_iommufd_hwpt_attach(io, d, dom, e);
 }
 
 int vb_iommufd_device_detach(struct vb_backend *b, vb_handle device, struct vb_error *e) {
@@ -124,7 +127,10 @@ int vb_iommufd_device_detach(struct vb_backend *b, vb_handle device, struct vb_e
     int r = vb_iommufd_ioctl(d->fd, VFIO_DEVICE_DETACH_IOMMUFD_PT, &detach);
 
     /* A device that the client has detached already is detached: the kernel says 0 (drivers/vfio/iommufd.c). */
-    return r < 0 ? vb_fail(e, r, "detaching %s", d->address) : 0;
+    if (r < 0)
+        return vb_fail(e, r, "detaching %s", d->address);
+    vb_iommufd_hwpt_left((struct vb_iommufd *)b, d);
+    return 0;
 }
 
 void vb_iommufd_device_close(struct vb_backend *b, vb_handle device) {
@@ -135,34 +141,22 @@ void vb_iommufd_device_close(struct vb_backend *b, vb_handle device) {
         return;
     if (d->devid)
         vb_iommufd_ioctl(d->fd, VFIO_DEVICE_DETACH_IOMMUFD_PT, &detach);
+    if (d->event_fd >= 0)
+        close(d->event_fd);
     close(d->fd); /* the last close resets the device, which can take a second */
-    d->fd = -1;
+    d->fd = d->event_fd = -1;
     d->state = VB_IOMMUFD_CLOSED;
+    vb_iommufd_hwpt_left((struct vb_iommufd *)b, d);
 }
 
-/* The device object lives from BIND until the last fd of the device is closed (drivers/vfio/vfio_main.c,
- * vfio_device_fops_release; iommufd/device.c, iommufd_device_unbind), so asking for it tells. A device that was never
- * bound is bound by nobody else either: a client has no iommufd. */
-bool vb_iommufd_in_use(struct vb_backend *b, vb_handle device) {
-    struct vb_iommufd *io = (struct vb_iommufd *)b;
-    struct vb_iommufd_device *d = device_of(b, device);
+/* ---- events ---- */
 
-    if (d->state == VB_IOMMUFD_NONE)
-        return false;
-    if (d->devid && vb_iommufd_has_device(io, d->devid))
-        return true;
-    if (d->state == VB_IOMMUFD_CLOSED)
-        *d = (struct vb_iommufd_device){.state = VB_IOMMUFD_NONE, .fd = -1};
-    return false;
+int vb_iommufd_device_fd(struct vb_backend *b, vb_handle device) {
+    return device_of(b, device)->event_fd;
 }
 
-uint32_t vb_iommufd_devices_left(struct vb_backend *b) {
-    struct vb_iommufd *io = (struct vb_iommufd *)b;
-    uint32_t i, n = 0;
+int vb_iommufd_device_ready(struct vb_backend *b, vb_handle device) {
+    const struct vb_iommufd_device *d = device_of(b, device);
 
-    for (i = 0; i < io->n_left; i++)
-        if (vb_iommufd_has_device(io, io->left[i]))
-            io->left[n++] = io->left[i];
-    io->n_left = n; /* nothing is bound in a context that was taken over, so the others do not come back */
-    return n;
+    return d->event_fd >= 0 ? vb_request_event_ready(d->event_fd) : 0;
 }

@@ -3,13 +3,20 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "backend/iommufd-private.h"
+#include "backend/workers.h"
 
 #define POOL_BASE  ((uint64_t)1 << 63)
 #define SLOT_SHIFT 55 /* 256 slots end at 2^64-1 */
-/* Each MAP has a page set and a mutex of its own (struct iopt_pages), so pins of different pieces can run in parallel. */
-#define PIECE_SIZE ((uint64_t)16 << 30)
+/* Each MAP has a page set and a mutex of its own (struct iopt_pages), so pins of different pieces can run in parallel. A memory
+ * that is worth it has a piece for each thread, whose borders cut no huge page of 2 MiB. */
+#define PIECE_MAX     ((uint64_t)16 << 30)
+#define PIECE_ALIGN   ((uint64_t)2 << 20)
+#define PARALLEL_FROM ((uint64_t)128 << 20)
+/* Behind the end of any file, and no memory of ours. */
+#define NOWHERE ((uint64_t)1 << 62)
 
 _Static_assert(VB_MEMORIES_MAX <= 256, "slots of the pool");
 _Static_assert(VB_MEMORY_SIZE_MAX <= (uint64_t)1 << SLOT_SHIFT, "size of a slot");
@@ -21,7 +28,7 @@ uint64_t vb_iommufd_pool_iova(vb_handle slot) {
 /* Against a client that attaches its device to the pool, where memory is that nobody paid for: ALLOW_IOVAS of everything
  * refuses each device that reserves any IOVA (io_pagetable.c, iopt_reserve_iova: EADDRINUSE), also while the pool is empty.
  * The place helps, but is not enough: most IOMMUs do not translate 1<<63, virtio's has all 64 bits (seen). Neither stops
- * software (mdev) devices, which reserve nothing: those are refused at bind. */
+ * software (mdev) devices, which reserve nothing: the model pays for all that is here while there is one (software_sees_all). */
 int vb_iommufd_pool_init(struct vb_iommufd *io, struct vb_error *e) {
     struct vb_iommu_iova_range all = {.start = 0, .last = UINT64_MAX - 1};
     struct vb_iommu_ioas_alloc alloc = {.size = sizeof(alloc)};
@@ -90,6 +97,65 @@ static void release_slot(struct vb_iommufd *io, vb_handle slot) {
     *s = (struct vb_iommufd_slot){.state = VB_SLOT_FREE};
 }
 
+static uint64_t piece_size(const struct vb_iommufd *io, const struct vb_memory_desc *d) {
+    uint64_t piece;
+
+    if (d->dma_buf)
+        return d->size; /* nothing of it is pinned */
+    if (d->size < PARALLEL_FROM)
+        return PIECE_MAX;
+    piece = d->size / (vb_workers_count(io->workers) + 1);
+    piece = (piece + PIECE_ALIGN - 1) / PIECE_ALIGN * PIECE_ALIGN;
+    return piece < PIECE_MAX ? piece : PIECE_MAX;
+}
+
+/* Device memory is neither pinned nor paid, so what is said to be a dma-buf has to be one. MAP_FILE looks only at which file
+ * operations a file has (dma-buf.c, dma_buf_get), which no file system of a client's can answer or delay, but takes any
+ * other file too, and asks what it is when it pins (pages.c, iopt_alloc_file_pages). What tells: only for a dma-buf it
+ * compares with the size at once (pages.c, iopt_alloc_dmabuf_pages), so a page behind the end of everything is EINVAL.
+ *
+ * The exporter revokes it when the device is reset, loses its memory enable bit or is closed: the kernel takes it out of all
+ * page tables at once (pages.c, iopt_revoke_notify), for good, also if the exporter's device comes back. Our mappings of it stay
+ * where they are, can be mapped again and unmapped, and show nothing any more. */
+static int check_dma_buf(struct vb_iommufd *io, const struct vb_memory_desc *d, vb_handle slot, struct vb_error *e) {
+    const uint64_t iova = vb_iommufd_pool_iova(slot);
+    struct vb_iommu_ioas_map_file probe = {.size = sizeof(probe),
+                                           .flags = VB_IOMMU_MAP_FIXED_IOVA | VB_IOMMU_MAP_READABLE,
+                                           .ioas_id = io->pool,
+                                           .fd = d->fd,
+                                           .start = NOWHERE,
+                                           .length = (uint64_t)sysconf(_SC_PAGESIZE),
+                                           .iova = iova};
+    int r;
+
+    if (!io->map_file)
+        return vb_refuse(e, VB_UNSUPPORTED, "this kernel does not map dma-bufs: Linux 6.19 does");
+    r = vb_iommufd_ioctl(io->fd, IOMMU_IOAS_MAP_FILE, &probe);
+    if (r == -EINVAL)
+        return 0;
+    if (r == 0)
+        return vb_refuse(e, VB_BAD_MEMORY,
+                         "this is no dma-buf, or this kernel does not map them (Linux 6.19 does); other files are "
+                         "registered without a dma-buf's size");
+    return vb_fail(e, r, "MAP_FILE of a dma-buf");
+}
+
+static int dma_buf_error(const struct vb_memory_desc *d, int r, struct vb_error *e) {
+    switch (r) {
+    case -EOPNOTSUPP: /* vfio_pci_dmabuf.c, vfio_pci_dma_buf_iommufd_map */
+        return vb_refuse(e, VB_UNSUPPORTED,
+                         "this dma-buf was not exported by vfio-pci, or consists of several ranges; one range of one "
+                         "BAR can be mapped");
+    case -ENODEV:
+        return vb_refuse(e, VB_BAD_MEMORY,
+                         "this dma-buf is revoked: its device was reset or closed, or its memory is switched off");
+    case -EINVAL:
+        return vb_refuse(e, VB_BAD_MEMORY, "this dma-buf has fewer than %s", VB_SIZE(d->size));
+    default:
+        return r;
+    }
+}
+
 int vb_iommufd_memory_add(struct vb_backend *b, const struct vb_memory_desc *d, vb_handle *ret, struct vb_error *e) {
     struct vb_iommufd *io = (struct vb_iommufd *)b;
     uint64_t offset, size;
@@ -100,8 +166,18 @@ int vb_iommufd_memory_add(struct vb_backend *b, const struct vb_memory_desc *d, 
         ;
     if (slot == VB_MEMORIES_MAX)
         return vb_refuse(e, VB_LIMIT, "no slot of the pool is free for one more memory");
-    io->slots[slot] = (struct vb_iommufd_slot){.state = VB_SLOT_USED, .writable = d->writable, .size = d->size};
-    if (!io->map_file) {
+    io->slots[slot] = (struct vb_iommufd_slot){.state = VB_SLOT_USED,
+                                               .writable = d->writable,
+                                               .dma_buf = d->dma_buf,
+                                               .size = d->size,
+                                               .piece = piece_size(io, d)};
+    if (d->dma_buf) {
+        r = check_dma_buf(io, d, slot, e);
+        if (r != 0) {
+            release_slot(io, slot);
+            return r;
+        }
+    } else if (!io->map_file) {
         /* Never touched by us: the kernel takes the pages through it (pages.c, pin_user_pages_remote). */
         void *p =
             mmap(NULL, d->size, d->writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED | MAP_NORESERVE, d->fd, 0);
@@ -114,11 +190,14 @@ int vb_iommufd_memory_add(struct vb_backend *b, const struct vb_memory_desc *d, 
         io->slots[slot].address = p;
     }
     for (offset = 0; offset < d->size; offset += size) {
-        size = d->size - offset < PIECE_SIZE ? d->size - offset : PIECE_SIZE;
+        size = d->size - offset < io->slots[slot].piece ? d->size - offset : io->slots[slot].piece;
         r = map_piece(io, &io->slots[slot], d->fd, vb_iommufd_pool_iova(slot), offset, size);
-        if (r < 0) {
-            vb_fail(e, r, "%s of %s at offset 0x%" PRIx64 " into the pool, slot %" PRIu64,
-                    io->map_file ? "MAP_FILE" : "IOAS_MAP", VB_SIZE(size), offset, slot);
+        if (r < 0 && d->dma_buf)
+            r = dma_buf_error(d, r, e);
+        if (r != 0) {
+            if (r < 0)
+                vb_fail(e, r, "%s of %s at offset 0x%" PRIx64 " into the pool, slot %" PRIu64,
+                        io->map_file ? "MAP_FILE" : "IOAS_MAP", VB_SIZE(size), offset, slot);
             release_slot(io, slot);
             return r;
         }

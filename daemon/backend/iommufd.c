@@ -1,4 +1,4 @@
-/* Spaces, mappings and housekeeping of the iommufd backend: see iommufd.h. */
+/* Domains and housekeeping of the iommufd backend: see iommufd.h. */
 #include "backend/iommufd.h"
 
 #include <errno.h>
@@ -30,79 +30,88 @@ int vb_iommufd_unmap_all(struct vb_iommufd *io, uint32_t ioas) {
     return vb_iommufd_ioctl(io->fd, IOMMU_IOAS_UNMAP, &u);
 }
 
-bool vb_iommufd_has_device(struct vb_iommufd *io, uint32_t devid) {
-    /* device.c, iommufd_get_hw_info: takes no lock that an attach or a pin could hold. */
-    struct vb_iommu_hw_info info = {.size = sizeof(info), .dev_id = devid};
-
-    return vb_iommufd_ioctl(io->fd, IOMMU_GET_HW_INFO, &info) != -ENOENT;
-}
-
-static uint64_t io_features(struct vb_backend *b) {
-    /* FEATURE_DMA, FEATURE_SHARED_PINS, FEATURE_MAP_FILE */
-    return 1 | 2 | (iommufd(b)->map_file ? 4 : 0);
-}
-
-/* ---- spaces ---- */
-
-/* -EBUSY while a device is attached: its HWPT refers to the IOAS (hw_pagetable.c). */
-static int destroy(struct vb_iommufd *io, uint32_t id) {
+int vb_iommufd_destroy(struct vb_iommufd *io, uint32_t id) {
     struct vb_iommu_destroy d = {.size = sizeof(d), .id = id};
 
     return vb_iommufd_ioctl(io->fd, IOMMU_DESTROY, &d);
 }
 
+struct vb_iommufd_domain *vb_iommufd_domain(struct vb_iommufd *io, vb_handle domain) {
+    uint32_t i;
+
+    for (i = 0; i < io->n_domains; i++)
+        if (io->domains[i].ioas == domain)
+            return &io->domains[i];
+    return NULL;
+}
+
+/* Whether MAP_FILE takes dma-bufs (6.19) can only be told with one: memory_add() does. */
+static uint64_t io_features(struct vb_backend *b) {
+    /* FEATURE_DMA, FEATURE_SHARED_PINS, FEATURE_DOMAINS; FEATURE_MAP_FILE, FEATURE_DMA_BUF */
+    return 1 | 2 | 64 | (iommufd(b)->map_file ? 4 | 32 : 0);
+}
+
+/* ---- domains ---- */
+
+/* HWPTs first: they refer to their IOAS (hw_pagetable.c), and devices to them. */
 static void retry_tombstones(struct vb_iommufd *io) {
     uint32_t i, n = 0;
 
+    vb_iommufd_hwpt_sweep(io);
     for (i = 0; i < io->n_tombstones; i++)
-        if (vb_iommufd_unmap_all(io, io->tombstones[i]) < 0 || destroy(io, io->tombstones[i]) < 0)
+        if (vb_iommufd_unmap_all(io, io->tombstones[i]) < 0 || vb_iommufd_destroy(io, io->tombstones[i]) < 0)
             io->tombstones[n++] = io->tombstones[i];
     io->n_tombstones = n;
 }
 
+/* A further domain of a space is one more IOAS: nothing of it is the device's that it is for. */
 static int io_domain_open(struct vb_backend *b, vb_handle device, vb_handle *ret, struct vb_error *e) {
     struct vb_iommufd *io = iommufd(b);
     struct vb_iommu_ioas_alloc a = {.size = sizeof(a)};
     int r;
 
     (void)device;
-    if (io->n_spaces + io->n_tombstones >= VB_IOMMUFD_TOMBSTONES)
+    if (io->n_domains + io->n_tombstones >= VB_IOMMUFD_TOMBSTONES)
         retry_tombstones(io);
-    /* Room for the tombstones that today's spaces may become. */
-    if (io->n_spaces >= VB_SPACES_MAX || io->n_spaces + io->n_tombstones >= VB_IOMMUFD_TOMBSTONES)
+    /* Room for the tombstones that today's domains may become. */
+    if (io->n_domains >= VB_IOMMUFD_DOMAINS || io->n_domains + io->n_tombstones >= VB_IOMMUFD_TOMBSTONES)
         return vb_refuse(e, VB_LIMIT,
-                         "%" PRIu32 " spaces exist and %" PRIu32 " destroyed ones are still held by attached devices",
-                         io->n_spaces, io->n_tombstones);
+                         "%" PRIu32 " domains exist and %" PRIu32 " closed ones are still held by attached devices",
+                         io->n_domains, io->n_tombstones);
     r = vb_iommufd_ioctl(io->fd, IOMMU_IOAS_ALLOC, &a);
     if (r < 0)
-        return vb_fail(e, r, "IOAS_ALLOC of a space");
+        return vb_fail(e, r, "IOAS_ALLOC of a domain");
+    vb_iommufd_id_taken(io, a.out_ioas_id);
     if (a.out_ioas_id > VB_IOMMUFD_IDS) { /* a holding session could not find it; ids are the lowest free ones */
-        destroy(io, a.out_ioas_id);
+        vb_iommufd_destroy(io, a.out_ioas_id);
         return vb_refuse(e, VB_LIMIT, "the iommufd context has more than %u objects", VB_IOMMUFD_IDS);
     }
-    io->spaces[io->n_spaces++] = a.out_ioas_id;
+    io->domains[io->n_domains++] = (struct vb_iommufd_domain){.ioas = a.out_ioas_id};
     *ret = a.out_ioas_id;
     return 0;
 }
 
 static void io_domain_close(struct vb_backend *b, vb_handle domain) {
     struct vb_iommufd *io = iommufd(b);
+    struct vb_iommufd_domain *dom = vb_iommufd_domain(io, domain);
     const uint32_t id = (uint32_t)domain;
-    uint32_t i;
+    int r;
 
-    for (i = 0; i < io->n_spaces && io->spaces[i] != id; i++)
-        ;
-    if (i == io->n_spaces)
+    if (!dom)
         return;
-    io->spaces[i] = io->spaces[--io->n_spaces];
-    if (vb_iommufd_unmap_all(io, id) < 0 || destroy(io, id) < 0)
+    *dom = io->domains[--io->n_domains];
+    r = vb_iommufd_unmap_all(io, id);
+    vb_iommufd_hwpt_sweep(io);
+    if (r < 0 || vb_iommufd_destroy(io, id) < 0)
         io->tombstones[io->n_tombstones++] = id;
 }
 
 static int io_domain_info(struct vb_backend *b, vb_handle domain, struct vb_space_info *ret, struct vb_error *e) {
     struct vb_iommu_iova_range ranges[VB_REGIONS_MAX];
-    struct vb_iommu_ioas_iova_ranges q = {
-        .size = sizeof(q), .ioas_id = (uint32_t)domain, .num_iovas = VB_REGIONS_MAX, .allowed_iovas = (uintptr_t)ranges};
+    struct vb_iommu_ioas_iova_ranges q = {.size = sizeof(q),
+                                          .ioas_id = (uint32_t)domain,
+                                          .num_iovas = VB_REGIONS_MAX,
+                                          .allowed_iovas = (uintptr_t)ranges};
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     uint32_t i;
     int r;
@@ -121,69 +130,35 @@ static int io_domain_info(struct vb_backend *b, vb_handle domain, struct vb_spac
 }
 
 static void io_domain_text(struct vb_backend *b, vb_handle domain, char *buf, size_t size) {
-    (void)b;
-    snprintf(buf, size, "ioas %" PRIu64, domain);
+    const struct vb_iommufd *io = iommufd(b);
+    size_t at = (size_t)snprintf(buf, size, "ioas %" PRIu64, domain);
+    uint32_t i;
+
+    for (i = 0; i < io->n_hwpts && at < size; i++)
+        if (io->hwpts[i].ioas == domain)
+            at += (size_t)snprintf(buf + at, size - at, ", hwpt %" PRIu32, io->hwpts[i].id);
 }
 
-/* ---- mappings ---- */
-
-static int unmap_range(struct vb_iommufd *io, vb_handle domain, struct vb_range range) {
-    struct vb_iommu_ioas_unmap u = {
-        .size = sizeof(u), .ioas_id = (uint32_t)domain, .iova = range.first, .length = vb_range_size(range)};
-
-    if (range.first == 0 && range.last == UINT64_MAX)
-        u.length = UINT64_MAX; /* the kernel's word for everything; nothing there is fine then */
-    return vb_iommufd_ioctl(io->fd, IOMMU_IOAS_UNMAP, &u);
-}
-
-/* COPY takes any part of the pool that is contiguous there, across pieces too (io_pagetable.c, iopt_get_pages), as one
- * area for each piece; an unmap of the whole range takes them all. */
-static int io_map(struct vb_backend *b, vb_handle domain, const struct vb_backend_map *maps, size_t n, size_t *ret_done,
-                  struct vb_error *e) {
-    struct vb_iommufd *io = iommufd(b);
+/* Ranges that are allowed cannot be reserved any more (io_pagetable.c, iopt_reserve_iova), by no device that attaches, also behind
+ * our back. Mapping elsewhere stays possible: the kernel asks for them only where it chooses the IOVA itself. */
+static int io_domain_need(struct vb_backend *b, vb_handle domain, const struct vb_range *ranges, size_t n,
+                          struct vb_error *e) {
+    struct vb_iommu_iova_range allowed[VB_NEEDS_MAX];
+    struct vb_iommu_ioas_allow_iovas a = {
+        .size = sizeof(a), .ioas_id = (uint32_t)domain, .num_iovas = (uint32_t)n, .allowed_iovas = (uintptr_t)allowed};
     size_t i;
     int r;
 
-    for (i = 0; i < n; i++) {
-        struct vb_iommu_ioas_copy c = {.size = sizeof(c),
-                                       .flags = VB_IOMMU_MAP_FIXED_IOVA |
-                                                (maps[i].prot & VB_PROT_READ ? VB_IOMMU_MAP_READABLE : 0) |
-                                                (maps[i].prot & VB_PROT_WRITE ? VB_IOMMU_MAP_WRITEABLE : 0),
-                                       .dst_ioas_id = (uint32_t)domain,
-                                       .src_ioas_id = io->pool,
-                                       .length = maps[i].size,
-                                       .dst_iova = maps[i].iova,
-                                       .src_iova = vb_iommufd_pool_iova(maps[i].memory) + maps[i].offset};
-
-        r = vb_iommufd_ioctl(io->fd, IOMMU_IOAS_COPY, &c);
-        if (r < 0) {
-            /* EFAULT comes also when it is mapped, and only the answer could not be written (ioas.c, iommufd_ioas_copy). */
-            if (r == -EFAULT)
-                unmap_range(io, domain, (struct vb_range){maps[i].iova, maps[i].iova + (maps[i].size - 1)});
-            *ret_done = i;
-            return vb_fail(e, r, "mapping 0x%" PRIx64 " of 0x%" PRIx64 " bytes into IOAS %" PRIu64 "%s", maps[i].iova,
-                           maps[i].size, domain,
-                           r == -ENOMEM ? ": pinning it passes the session's RLIMIT_MEMLOCK, or no memory" : "");
-        }
-    }
-    return 0;
-}
-
-static int io_unmap(struct vb_backend *b, vb_handle domain, const struct vb_range *ranges, size_t n, size_t *ret_done,
-                    struct vb_error *e) {
-    struct vb_iommufd *io = iommufd(b);
-    size_t i;
-    int r;
-
-    for (i = 0; i < n; i++) {
-        r = unmap_range(io, domain, ranges[i]);
-        if (r < 0) {
-            *ret_done = i;
-            return vb_fail(e, r, "unmapping 0x%" PRIx64 "-0x%" PRIx64 " of IOAS %" PRIu64, ranges[i].first,
-                           ranges[i].last, domain);
-        }
-    }
-    return 0;
+    if (n > VB_NEEDS_MAX)
+        return vb_refuse(e, VB_LIMIT, "%zu ranges are more than %u", n, VB_NEEDS_MAX);
+    for (i = 0; i < n; i++)
+        allowed[i] = (struct vb_iommu_iova_range){ranges[i].first, ranges[i].last};
+    r = vb_iommufd_ioctl(iommufd(b)->fd, IOMMU_IOAS_ALLOW_IOVAS, &a);
+    if (r == -EADDRINUSE)
+        return vb_refuse(e, VB_RESERVED, "an attached device reserves a part of the ranges, or its IOMMU ends before");
+    if (r == -EINVAL)
+        return vb_refuse(e, VB_INVALID, "ranges that are needed may not overlap, and have more than one byte");
+    return r < 0 ? vb_fail(e, r, "ALLOW_IOVAS of IOAS %" PRIu64, domain) : 0;
 }
 
 /* ---- housekeeping ---- */
@@ -194,26 +169,9 @@ static void io_tick(struct vb_backend *b) {
 }
 
 static uint32_t io_leftovers(struct vb_backend *b) {
-    return iommufd(b)->n_tombstones + vb_iommufd_pool_leftovers(iommufd(b));
-}
+    const struct vb_iommufd *io = iommufd(b);
 
-/* The session that made these objects is dead; a client may still have its devices open and attach them to any IOAS, but
- * nobody can map any more. What a killed process was in the middle of comes to its end first (COPY and pinning do not
- * stop for a signal): until then UNMAP says EBUSY (io_pagetable.c, iopt_unmap_iova_range) and it is not done. */
-static bool io_take_over(struct vb_backend *b) {
-    bool empty = true;
-    struct vb_iommufd *io = iommufd(b);
-    uint32_t id, pass;
-
-    io->n_left = 0;
-    for (pass = 0; pass < 2; pass++)
-        for (id = 1; id <= VB_IOMMUFD_IDS; id++)
-            if (vb_iommufd_unmap_all(io, id) == -EBUSY) /* ENOENT for whatever is no IOAS */
-                empty = false;
-    for (id = 1; id <= VB_IOMMUFD_IDS; id++)
-        if (vb_iommufd_has_device(io, id))
-            io->left[io->n_left++] = id;
-    return empty;
+    return io->n_tombstones + vb_iommufd_hwpt_leftovers(io) + vb_iommufd_pool_leftovers(io);
 }
 
 static void io_close(struct vb_backend *b) {
@@ -221,18 +179,18 @@ static void io_close(struct vb_backend *b) {
     vb_handle i;
 
     /* Memory first: closing a device may take long. */
-    for (i = 0; i < io->n_spaces; i++)
-        vb_iommufd_unmap_all(io, io->spaces[i]);
+    for (i = 0; i < io->n_domains; i++)
+        vb_iommufd_unmap_all(io, io->domains[i].ioas);
     for (i = 0; i < VB_IOMMUFD_DEVICES; i++)
         vb_iommufd_device_close(b, i);
-    while (io->n_spaces)
-        io_domain_close(b, io->spaces[io->n_spaces - 1]);
+    while (io->n_domains)
+        io_domain_close(b, io->domains[io->n_domains - 1].ioas);
     retry_tombstones(io);
     for (i = 0; i < VB_MEMORIES_MAX; i++)
         if (io->slots[i].state != VB_SLOT_FREE)
             vb_iommufd_memory_remove(b, i);
     if (io->pool)
-        destroy(io, io->pool);
+        vb_iommufd_destroy(io, io->pool);
     close(io->fd);
     free(io->left);
     free(io);
@@ -250,22 +208,26 @@ static const struct vb_backend_ops ops = {
     .domain_close = io_domain_close,
     .domain_info = io_domain_info,
     .domain_text = io_domain_text,
-    .map = io_map,
-    .unmap = io_unmap,
+    .domain_need = io_domain_need,
+    .map = vb_iommufd_map,
+    .unmap = vb_iommufd_unmap,
+    .dirty_set = vb_iommufd_dirty_set,
+    .dirty_read = vb_iommufd_dirty_read,
     .device_open = vb_iommufd_device_open,
     .device_bind = vb_iommufd_device_bind,
     .device_attach = vb_iommufd_device_attach,
     .device_detach = vb_iommufd_device_detach,
     .device_close = vb_iommufd_device_close,
     .in_use = vb_iommufd_in_use,
+    .device_fd = vb_iommufd_device_fd,
+    .device_ready = vb_iommufd_device_ready,
     .tick = io_tick,
     .leftovers = io_leftovers,
-    .take_over = io_take_over,
+    .take_over = vb_iommufd_take_over,
     .devices_left = vb_iommufd_devices_left,
 };
 
-int vb_iommufd_new(int fd, bool no_map_file, struct vb_workers *workers, struct vb_backend **ret,
-                   struct vb_error *e) {
+int vb_iommufd_new(int fd, bool no_map_file, struct vb_workers *workers, struct vb_backend **ret, struct vb_error *e) {
     struct vb_iommufd *io = calloc(1, sizeof(*io));
     int r;
 
