@@ -28,9 +28,9 @@
 #define VB_MAPPINGS_MAX     4194304u /* policy cannot grant more: 80 bytes each in us, about 200 in the kernel */
 #define VB_IOMMUFD_IDS      4096u /* object ids of one iommufd context: IOAS, HWPT and device objects of the limits above */
 
-#define VB_NEEDS_MAX        16u   /* ranges that a space says it will need */
-#define VB_REPLAY_CHUNK     (16ull << 30) /* a larger mapping is replayed in such pieces, so that progress can be told */
-#define VB_DIRTY_PAGES_MAX  (16u << 20)   /* pages of one DirtyRead: a bitmap of 2 MiB */
+#define VB_NEEDS_MAX       16u           /* ranges that a space says it will need */
+#define VB_REPLAY_CHUNK    (16ull << 30) /* a larger mapping is replayed in such pieces, so that progress can be told */
+#define VB_DIRTY_PAGES_MAX (16u << 20)   /* pages of one DirtyRead: a bitmap of 2 MiB */
 
 #define VB_REGISTERED_MAX 65536u /* registrations of one file with one access */
 #define VB_TOKENS_MAX     64u
@@ -75,6 +75,7 @@
 /* ---- session processes ---- */
 #define VB_SESSION_UID_FIRST 1999900000u /* unused by systemd's and Debian's uid plans */
 #define VB_SESSION_UID_COUNT 65536u
+#define VB_SESSION_THREADS   4u    /* of one process: its own and three that help to pin */
 #define VB_SESSION_NOFILE    2048u /* 16 under way on each pin link; 16 that are no memory from each access */
 
 #endif

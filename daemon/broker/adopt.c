@@ -2,7 +2,7 @@
  *
  * Nothing that the session says of itself is believed where the kernel can say it: its uid and pid are its socket's, its
  * client is that of the client's socket that it shows (accepted at our own path), its lease is no more than its
- * RLIMIT_MEMLOCK, its context is an iommufd. Devices are booked when they exist and nobody else has them. */
+ * RLIMIT_MEMLOCK, its context is an iommufd, its groups and containers are such. Devices are booked when they exist and nobody else has them. */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -16,9 +16,11 @@
 #include "broker/payer.h"
 #include "broker/record.h"
 #include "host/iommu.h"
+#include "host/vfio.h"
 #include "proto/cleanup.h"
 
 #define KNOCKING_MAX 1024u
+#define GROUPS_MAX   (3 * VB_DEVICES_MAX) /* of one session: claimed and held devices */
 
 /* ---- a connection ---- */
 
@@ -90,7 +92,7 @@ static int check_pays_nothing(struct vb_record *r, struct vb_error *e) {
     static const struct rlimit none = {0, 0};
     struct vb_proc_status status;
 
-    if (!r->broker->iommufd)
+    if (!vb_backend_pins(r->broker))
         return 0;
     if (prlimit(r->pid, RLIMIT_MEMLOCK, &none, NULL) < 0)
         return vb_fail(e, -errno, "cannot set the memory limit of pid %d", (int)r->pid);
@@ -131,6 +133,42 @@ static void adopt_cgroup(struct vb_record *r) {
         vb_log(LOG_WARNING, "session %u has no memory cgroup of its own: %s", r->id, e.text);
 }
 
+/* ---- its groups ---- */
+
+static int check_group(struct vb_record *r, uint32_t number, const int fds[2], struct vb_error *e) {
+    struct vb_broker *b = r->broker;
+
+    if (!vb_backend_type1(b))
+        return vb_refuse(e, VB_PROTOCOL, "it is a session of backend type1, and the daemon runs with %s now",
+                         vb_backend_text(b));
+    if (r->n_shown >= GROUPS_MAX)
+        return vb_refuse(e, VB_DENIED, "it shows more than %u groups", GROUPS_MAX);
+    if (!vb_fd_is_rdev(fds[0], vb_group_rdev(b->options.sys, (int)number)))
+        return vb_refuse(e, VB_DENIED, "this is not VFIO group %u", number);
+    if (!vb_vfio_container_is(b->options.dev, b->devices.iommufd_containers, fds[1]))
+        return vb_refuse(e, VB_UNSUPPORTED, "the container of group %u is of another kind than those of backend %s",
+                         number, vb_backend_text(b));
+    return 0;
+}
+
+/* They become the register's. Whoever has opened a group is the only one: host/vfio.h. */
+static int adopt_groups(struct vb_record *r, struct vb_error *e) {
+    struct vb_register *reg = &r->broker->devices;
+    struct vb_group *g, *other;
+
+    while ((g = LIST_FIRST(&r->shown))) {
+        LIST_FOREACH (other, &reg->groups, entry) {
+            if (other->number == g->number)
+                return vb_refuse(e, VB_BUSY, "group %d is with session %u", g->number, other->session);
+        }
+        LIST_REMOVE(g, entry);
+        g->session = r->id;
+        LIST_INSERT_HEAD(&reg->groups, g, entry);
+        r->opened = true;
+    }
+    return 0;
+}
+
 static int adopt_devices(struct vb_record *r, char *const *list, size_t n_list, bool held, struct vb_error *e) {
     for (size_t i = 0; i < n_list; i++) {
         int n = vb_register_adopt(&r->broker->devices, r->id, r->peer.pid, list[i], held, e);
@@ -146,10 +184,14 @@ static int adopt_devices(struct vb_record *r, char *const *list, size_t n_list, 
 static int adopt(struct vb_record *r, const VfioBrokerInternal__Adopt *a, struct vb_packet *p, struct vb_error *e) {
     struct vb_broker *b = r->broker;
     unsigned i = 0;
+    bool iommufd = b->backend == VB_BACKEND_IOMMUFD;
+    char clean[32];
     int n;
 
-    if (p->n_fds != (a->holding ? 0u : 1u) + (b->iommufd ? 1u : 0u))
-        return vb_refuse(e, VB_PROTOCOL, "%u fds came; is this a session of another backend?", p->n_fds);
+    if ((a->backend[0] && strcmp(a->backend, vb_backend_name(b)) != 0) ||
+        p->n_fds != (a->holding ? 0u : 1u) + (iommufd ? 1u : 0u))
+        return vb_refuse(e, VB_PROTOCOL, "it is a session of backend %s with %u fds, and the daemon runs with %s now",
+                         vb_log_clean(a->backend, clean, sizeof clean), p->n_fds, vb_backend_text(b));
     if (b->n_sessions >= VB_SESSIONS_MAX)
         return vb_refuse(e, VB_LIMIT, "there are %u sessions already", b->n_sessions);
     if (a->holding) {
@@ -162,7 +204,7 @@ static int adopt(struct vb_record *r, const VfioBrokerInternal__Adopt *a, struct
             return n;
         r->client_fd = vb_packet_steal_fd(p, i++);
     }
-    if (b->iommufd) {
+    if (iommufd) {
         if (!vb_iommu_is(b->options.dev, p->fds[i]))
             return vb_refuse(e, VB_DENIED, "this is not an iommufd");
         r->iommufd = vb_packet_steal_fd(p, i);
@@ -172,24 +214,45 @@ static int adopt(struct vb_record *r, const VfioBrokerInternal__Adopt *a, struct
     r->state = a->holding ? VB_RECORD_HOLDING : VB_RECORD_SERVING;
     if (!a->holding && (n = adopt_account(r, a, e)) != 0)
         return n;
+    if ((n = adopt_groups(r, e)) != 0)
+        return n;
     n = adopt_devices(r, a->devices, a->n_devices, a->holding, e);
     return n != 0 ? n : adopt_devices(r, a->held, a->n_held, true, e);
+}
+
+static void refuse(struct vb_record *r, uint64_t serial, struct vb_packet *p, const struct vb_error *e) {
+    vb_log_limited(&r->broker->refused, LOG_WARNING, "pid %d (uid %u) is not adopted: %s", (int)r->pid, r->uid,
+                   e->text);
+    vb_answer_error(r, serial, e);
+    vb_packet_abandon(p);
+    if (r->client_fd >= 0)
+        vb_close_elsewhere(r->client_fd);
+    r->client_fd = -1;
+    if (e->code == VB_DENIED) /* it lies: once is enough */
+        vb_record_signal(r, SIGKILL);
+    vb_record_free(r);
+}
+
+void vb_call_adopt_group(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p) {
+    struct vb_error e = {.code = 0};
+    uint32_t number = call->adopt_group->group;
+
+    int n = check_group(r, number, p->fds, &e);
+    if (n == 0 && !vb_group_new(&r->shown, 0, (int)number, vb_packet_steal_fd(p, 0), vb_packet_steal_fd(p, 1)))
+        n = vb_fail(&e, -ENOMEM, "group %u", number);
+    if (n != 0) {
+        refuse(r, call->serial, p, &e);
+        return;
+    }
+    r->n_shown++;
+    vb_answer_ok(r, call->serial);
 }
 
 void vb_call_adopt(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p) {
     struct vb_error e = {.code = 0};
 
     if (adopt(r, call->adopt, p, &e) != 0) {
-        vb_log_limited(&r->broker->refused, LOG_WARNING, "pid %d (uid %u) is not adopted: %s", (int)r->pid, r->uid,
-                       e.text);
-        vb_answer_error(r, call->serial, &e);
-        vb_packet_abandon(p);
-        if (r->client_fd >= 0)
-            vb_close_elsewhere(r->client_fd);
-        r->client_fd = -1;
-        if (e.code == VB_DENIED) /* it lies: once is enough */
-            vb_record_signal(r, SIGKILL);
-        vb_record_free(r);
+        refuse(r, call->serial, p, &e);
         return;
     }
     if (r->timer)

@@ -10,9 +10,8 @@
 #include <unistd.h>
 
 #include "broker/lease.h"
+#include "broker/record.h"
 #include "config.h"
-#include "host/iommu.h"
-#include "proto/cleanup.h"
 
 /* ---- policy ---- */
 
@@ -44,43 +43,9 @@ static void reload_policy(struct vb_broker *b) {
     vb_log(LOG_NOTICE, "%s is read, grants: %u", p->path, p->n_grants);
 }
 
-/* ---- backend and uids ---- */
+/* ---- limits ---- */
 
-static int choose_backend(struct vb_broker *b) {
-    const struct vb_options *o = &b->options;
-    enum vb_backend_choice choice = o->backend;
-
-    if (o->uid_count == 0) {
-        if (choice == VB_BACKEND_IOMMUFD) {
-            vb_log(LOG_ERR, "--session-uids=none is for development and goes with the emulated backend only");
-            return -EPERM;
-        }
-        choice = VB_BACKEND_EMULATED;
-        vb_log(LOG_WARNING,
-               "DEVELOPMENT: sessions run under uid %u, our own: they are not separated from each other nor from us",
-               getuid());
-    } else if (geteuid() != 0) {
-        vb_log(LOG_ERR, "not root: sessions cannot get uids of their own; for development use --session-uids=none");
-        return -EPERM;
-    }
-    if (choice != VB_BACKEND_EMULATED) {
-        VB_FD int fd = vb_iommu_open(o->dev);
-
-        if (fd < 0) {
-            vb_log(LOG_ERR,
-                   "cannot use %s/iommu: %s; the kernel needs CONFIG_IOMMUFD (modprobe iommufd). For development "
-                   "without hardware: --backend=emulated",
-                   o->dev, strerror(-fd));
-            return fd;
-        }
-        b->iommufd = true;
-        return 0;
-    }
-    b->devices.emulated = o->emulated_devices;
-    return 0;
-}
-
-/* Four fds for each session. */
+/* Four fds for each session; and on type1 two for each group. */
 static void raise_nofile(void) {
     struct rlimit rl;
 
@@ -131,7 +96,7 @@ static int set_up(struct vb_broker *b) {
     if (!b->base || !b->rows)
         return -ENOMEM;
     raise_nofile();
-    if ((r = load_policy(b)) != 0 || (r = choose_backend(b)) < 0 || (r = vb_link_buffers_init(&b->buffers)) < 0 ||
+    if ((r = load_policy(b)) != 0 || (r = vb_backend_choose(b)) < 0 || (r = vb_link_buffers_init(&b->buffers)) < 0 ||
         (r = vb_uids_init(&b->uids, b->options.uid_first, b->options.uid_count)) < 0 || (r = watch_signals(b)) < 0 ||
         (r = vb_listeners_open(b)) < 0)
         return r;
@@ -154,6 +119,7 @@ struct vb_broker *vb_broker_new(const struct vb_options *o) {
     b->started = time(NULL);
     b->reserve_fd = b->clients.fd = b->sessions.fd = b->cgroups.dir = -1;
     b->accounts.ops = &vb_lease_ops;
+    b->devices.forget = vb_fdstore_forget_group;
     b->devices.sys = o->sys;
     b->devices.dev = o->dev;
     b->devices.proc = o->proc;
@@ -167,14 +133,15 @@ struct vb_broker *vb_broker_new(const struct vb_options *o) {
 }
 
 int vb_broker_run(struct vb_broker *b) {
-    vb_log(LOG_NOTICE, "version " PACKAGE_VERSION ", backend %s, grants: %u, serving %s",
-           b->iommufd ? "iommufd" : "emulated", b->policy->n_grants, b->clients.path);
-    sd_notifyf(0, "READY=1\nSTATUS=Serving %s, backend %s", b->clients.path, b->iommufd ? "iommufd" : "emulated");
+    vb_log(LOG_NOTICE, "version " PACKAGE_VERSION ", backend %s, grants: %u, serving %s", vb_backend_text(b),
+           b->policy->n_grants, b->clients.path);
+    sd_notifyf(0, "READY=1\nSTATUS=Serving %s, backend %s", b->clients.path, vb_backend_text(b));
     return event_base_dispatch(b->base) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 void vb_broker_free(struct vb_broker *b) {
     b->stopping = b->accounts.ends = true;
+    b->devices.forget = NULL; /* systemd keeps what it has: sessions run on */
     vb_listeners_close(b);
     vb_strays_free(b);
     if (b->look)

@@ -3,14 +3,15 @@
  *   listener.c    broker.sock and session.sock
  *   peer.c        who connects              policy*.c   what he may have
  *   payer.c       who pays                  account.c   what for: leases; lease.c: of whom
- *   register.c    who has which device
+ *   backend.c     by what devices are reached on this kernel
+ *   register.c    who has which device      groups.c    and the groups and containers of type1
  *   supervisor.c  sessions: start, end      spawn.c     the process; uids.c: under which uid
  *   cgroup*.c     a memory cgroup for each
  *   hold.c        what a dead session leaves
  *   link.c        a session's control socket; calls.c: what it asks for
  *   adopt.c       sessions of an earlier daemon; strays.c: those that have not come yet
  *   inspect.c     what vfio-brokerctl shows; ask.c: rows that only another session has
- *   fdstore.c     systemd keeps the iommufds
+ *   fdstore.c     systemd keeps iommufds, groups and containers
  *
  * Nothing that a client or a session does may block the daemon: it reads no client's socket, waits for no session, and
  * makes no ioctl on an object that a client can reach. */
@@ -49,7 +50,7 @@ struct vb_listener {
 struct vb_broker {
     struct vb_options options;
     struct event_base *base;
-    bool iommufd; /* backend; else emulated */
+    enum vb_backend_choice backend; /* never AUTO */
     time_t started;
     struct vb_policy *policy;
     struct vb_accounts accounts;
@@ -81,6 +82,17 @@ struct vb_broker *vb_broker_new(const struct vb_options *o);
 int vb_broker_run(struct vb_broker *b);
 /* Frees everything; sessions run on. */
 void vb_broker_free(struct vb_broker *b);
+
+/* ---- backend.c ---- */
+/* Decides by the options and by what the kernel has. 0 or a negative errno, logged. */
+int vb_backend_choose(struct vb_broker *b);
+/* As sessions and clients know it: "iommufd", "type1", "emulated". */
+const char *vb_backend_name(const struct vb_broker *b);
+/* The same for people: with the kind of container. */
+const char *vb_backend_text(const struct vb_broker *b);
+/* Does the kernel pin memory for sessions, and hold that against their RLIMIT_MEMLOCK? */
+bool vb_backend_pins(const struct vb_broker *b);
+bool vb_backend_type1(const struct vb_broker *b);
 
 /* ---- listener.c ---- */
 /* Opens broker.sock and session.sock, or takes them from systemd. 0 or a negative errno, logged. */

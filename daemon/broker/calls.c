@@ -6,7 +6,6 @@
 #include <sys/socket.h>
 
 #include "broker/lease.h"
-#include "proto/cleanup.h"
 
 void vb_answer(struct vb_record *r, VfioBrokerInternal__Answer *a, const int *fds, unsigned n_fds) {
     VfioBrokerInternal__ToSession m = VFIO_BROKER_INTERNAL__TO_SESSION__INIT;
@@ -69,7 +68,8 @@ static void answer_opened(struct vb_record *r, uint64_t serial, const struct vb_
     a.serial = serial;
     a.body_case = VFIO_BROKER_INTERNAL__ANSWER__BODY_DEVICE_OPEN;
     a.device_open = &opened;
-    vb_answer(r, &a, &o->fd, o->fd >= 0 ? 1 : 0);
+    opened.software = o->software;
+    vb_answer(r, &a, o->fds, (o->fds[0] >= 0) + (o->fds[1] >= 0)); /* no second one without a first */
 }
 
 static int may_claim(struct vb_record *r, struct vb_error *e) {
@@ -97,13 +97,14 @@ static void call_device_open(struct vb_record *r, const VfioBrokerInternal__Call
     (void)p;
     vb_link_charge(&r->link, 8); /* some ten files of sysfs */
     if (may_claim(r, &e) != 0 || vb_register_claim(&r->broker->devices, r->grant, r->peer.uid, r->id, r->peer.pid,
-                                                   call->device_open->address, &o, &e) != 0) {
+                                                   call->device_open->address, call->device_open->with, &o, &e) != 0) {
         vb_answer_error(r, call->serial, &e);
         return;
     }
-    VB_FD int fd = o.fd;
-    r->opened |= fd >= 0;
+    r->opened |= o.fds[0] >= 0;
+    vb_fdstore_put(r);
     answer_opened(r, call->serial, &o);
+    vb_opened_close(&o);
 }
 
 static void call_device_close(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p) {
@@ -118,7 +119,7 @@ static void call_device_close(struct vb_record *r, const VfioBrokerInternal__Cal
         vb_answer_error(r, call->serial, &e);
         return;
     }
-    vb_register_release(c);
+    vb_register_release(&r->broker->devices, c);
     vb_answer_ok(r, call->serial);
 }
 
@@ -131,13 +132,14 @@ static void call_inspect(struct vb_record *r, const VfioBrokerInternal__Call *ca
 
 static const struct {
     VfioBrokerInternal__Call__BodyCase body;
-    bool knocking; /* the only call of a session that is not adopted yet, and of no other */
+    bool knocking; /* the only calls of a session that is not adopted yet, and of no other */
     void (*handle)(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p);
 } calls[] = {
     {VFIO_BROKER_INTERNAL__CALL__BODY_LEASE, false, call_lease},
     {VFIO_BROKER_INTERNAL__CALL__BODY_DEVICE_OPEN, false, call_device_open},
     {VFIO_BROKER_INTERNAL__CALL__BODY_DEVICE_CLOSE, false, call_device_close},
     {VFIO_BROKER_INTERNAL__CALL__BODY_INSPECT, false, call_inspect},
+    {VFIO_BROKER_INTERNAL__CALL__BODY_ADOPT_GROUP, true, vb_call_adopt_group},
     {VFIO_BROKER_INTERNAL__CALL__BODY_ADOPT, true, vb_call_adopt},
     {VFIO_BROKER_INTERNAL__CALL__BODY_TOKEN_REDEEM, false, vb_call_redeem},
 };
@@ -168,7 +170,7 @@ static void handle_free(struct vb_record *r, const VfioBrokerInternal__DeviceFre
     if (c && m->held)
         c->held = true;
     else if (c)
-        vb_register_release(c);
+        vb_register_release(&r->broker->devices, c);
     /* Else it was not booked: its claim was refused after the session had lost patience, or it left the host. */
 }
 

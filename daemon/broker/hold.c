@@ -1,11 +1,12 @@
 /* What a dead session leaves: as long as its client, or anybody, has a bound device open, DMA and pins of its iommufd
- * context live on (DESIGN 1.10). The daemon has a dup of the context. It must not empty it itself, since a client can
- * make such an ioctl wait; so a fresh session process takes the context, unmaps everything, tells us (Holding), and
+ * context, or of its type1 containers, live on (DESIGN 1.10). The daemon has dups of them. It must not empty them itself, since a
+ * client can make such an ioctl wait; so a fresh session process takes them, unmaps everything, tells us (Holding), and
  * stays until the devices are closed. If that process dies too it is started again, more slowly each time. */
 #include <errno.h>
 #include <unistd.h>
 
 #include "broker/record.h"
+#include "proto/cleanup.h"
 
 #define AGAIN_FIRST_MS 100u
 #define AGAIN_LAST_MS  10000u
@@ -15,7 +16,8 @@
 bool vb_hold_needed(struct vb_record *r) {
     const char *one;
 
-    return r->id && r->iommufd >= 0 && (r->opened || vb_register_of(&r->broker->devices, r->id, &one, 1) > 0);
+    return r->id && (r->iommufd >= 0 || vb_register_groups(&r->broker->devices, r->id) > 0) &&
+           (r->opened || vb_register_of(&r->broker->devices, r->id, &one, 1) > 0);
 }
 
 static void try_again(struct vb_record *r);
@@ -24,8 +26,10 @@ static void spawn(struct vb_record *r) {
     struct vb_error e = {.code = 0};
 
     r->state = VB_RECORD_LOST;
-    if (vb_record_spawn(r, -1, NULL, &e) == 0)
+    if (vb_record_spawn(r, -1, NULL, &e) == 0) {
+        vb_fdstore_put(r);
         return;
+    }
     vb_log(LOG_ERR, "session %u left devices behind: %s", r->id, e.text);
     vb_link_close(&r->link);
     try_again(r);
@@ -64,20 +68,29 @@ void vb_hold_reported(struct vb_record *r) {
     r->lost_at = 0;
 }
 
-void vb_hold_orphan(struct vb_broker *b, uid_t uid, int iommufd) {
+void vb_hold_orphan(struct vb_broker *b, uid_t uid, int iommufd, struct vb_group_list *groups) {
     struct vb_record *r = vb_record_new(b);
+    struct vb_group *g;
 
     if (!r) {
-        close(iommufd);
-        vb_fdstore_remove_uid(uid);
-        return;
+        vb_log(LOG_ERR, "no memory to empty what the session with uid %u left", uid);
+        vb_close_p(&iommufd);
+        while ((g = LIST_FIRST(groups)))
+            vb_group_free(g);
+        return; /* systemd keeps it for the next daemon */
     }
     r->iommufd = iommufd;
-    r->stored = true;
+    r->stored = iommufd >= 0;
+    r->opened = true; /* perhaps */
     r->uid = uid;
     r->has_uid = true;
     vb_uids_note(&b->uids, uid);
     vb_record_number(r, 0);
+    while ((g = LIST_FIRST(groups))) {
+        LIST_REMOVE(g, entry);
+        g->session = r->id;
+        LIST_INSERT_HEAD(&b->devices.groups, g, entry);
+    }
     r->lost_at = vb_now_ms();
     vb_log(LOG_NOTICE, "the session with uid %u ended while no daemon ran: its memory is taken away from its devices",
            uid);

@@ -64,7 +64,7 @@ static int list_addresses(struct vb_record *r, struct address_list *ret) {
 static VfioBroker__DeviceRow *device_row(struct vb_record *r, struct vb_page *p, const char *address) {
     static const char *const states[] = {"free", "claimed", "held", "unusable"};
     VfioBroker__DeviceRow *d = vb_arena_alloc(p->arena, sizeof *d);
-    struct vb_device_view v = {.pci.group = -1, .state = VB_REGISTER_UNUSABLE};
+    struct vb_device_view v = {.dev.group = -1, .state = VB_REGISTER_UNUSABLE};
     struct vb_error e = {.code = 0};
 
     if (!d)
@@ -73,11 +73,11 @@ static VfioBroker__DeviceRow *device_row(struct vb_record *r, struct vb_page *p,
         memcpy(v.reason, e.text, sizeof v.reason);
     vfio_broker__device_row__init(d);
     d->address = vb_page_keep(p, address);
-    d->driver = vb_page_keep(p, v.pci.driver);
-    d->vendor = v.pci.vendor;
-    d->device = v.pci.device;
-    d->pci_class = v.pci.pci_class;
-    d->group = v.pci.group;
+    d->driver = vb_page_keep(p, v.dev.driver);
+    d->vendor = v.dev.vendor;
+    d->device = v.dev.device;
+    d->pci_class = v.dev.pci_class;
+    d->group = v.dev.group;
     d->state = (char *)states[v.state];
     d->reason = vb_page_keep(p, v.reason);
     /* Whose session it is, is not everybody's to know; that it is taken is. */

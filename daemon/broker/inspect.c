@@ -43,7 +43,7 @@ static int show_status(struct vb_record *r, const VfioBroker__Inspect *q, struct
         return vb_fail(e, -ENOMEM, "status");
     vfio_broker__status_row__init(s);
     s->version = (char *)PACKAGE_VERSION;
-    s->backend = (char *)(b->iommufd ? "iommufd" : "emulated");
+    s->backend = (char *)vb_backend_text(b);
     s->pid = (uint32_t)getpid();
     s->started = (uint64_t)b->started;
     s->sessions = b->n_sessions;

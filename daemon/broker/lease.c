@@ -83,7 +83,7 @@ static int set_memlock(struct vb_lease *l, uint64_t bytes, uint64_t *ret_locked,
     struct vb_record *r = owner(l);
     struct vb_proc_status status = {.locked = 0};
 
-    if (!r->broker->iommufd) /* nothing is pinned, and raising needs privilege */
+    if (!vb_backend_pins(r->broker)) /* nothing is pinned, and raising needs privilege */
         return 0;
     if (r->pid == 0 || !vb_pidfd_alive(r->pidfd)) /* else the pid may be another's */
         return vb_fail(e, -ESRCH, "session %u has no process", r->id);
@@ -205,7 +205,7 @@ static int check_told(struct vb_record *r, uint64_t *bytes, uint64_t doubled, ui
     if (*bytes > VB_POLICY_MEMORY_MAX)
         *bytes = VB_POLICY_MEMORY_MAX;
     *ret_locked = 0;
-    if (!r->broker->iommufd)
+    if (!vb_backend_pins(r->broker))
         return 0;
     int n = vb_proc_memlock(r->broker->options.proc, r->pid, &memlock);
     if (n == 0) {

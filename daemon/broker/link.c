@@ -51,9 +51,12 @@ static bool call_ok(const VfioBrokerInternal__Call *c) {
     case VFIO_BROKER_INTERNAL__CALL__BODY_INSPECT:
         return true;
     case VFIO_BROKER_INTERNAL__CALL__BODY_DEVICE_OPEN:
-        return address_ok(c->device_open->address);
+        return address_ok(c->device_open->address) &&
+               strnlen(c->device_open->with, VB_ADDRESS_MAX + 1) <= VB_ADDRESS_MAX;
     case VFIO_BROKER_INTERNAL__CALL__BODY_DEVICE_CLOSE:
         return address_ok(c->device_close->address);
+    case VFIO_BROKER_INTERNAL__CALL__BODY_ADOPT_GROUP:
+        return c->adopt_group->group <= INT32_MAX;
     case VFIO_BROKER_INTERNAL__CALL__BODY_ADOPT:
         return adopt_ok(c->adopt);
     case VFIO_BROKER_INTERNAL__CALL__BODY_TOKEN_REDEEM:
@@ -65,14 +68,18 @@ static bool call_ok(const VfioBrokerInternal__Call *c) {
 
 const VfioBrokerInternal__ToDaemon *vb_link_decode(struct vb_arena *a, const void *data, size_t size, unsigned n_fds) {
     const VfioBrokerInternal__ToDaemon *m = vb_decode(a, &vfio_broker_internal__to_daemon__descriptor, data, size);
-    bool ok = false, adopt = false;
+    unsigned least = 0, most = 0; /* fds */
+    bool ok = false;
 
     if (!m)
         return NULL;
     switch (m->body_case) {
     case VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_CALL:
         ok = call_ok(m->call);
-        adopt = m->call->body_case == VFIO_BROKER_INTERNAL__CALL__BODY_ADOPT;
+        if (m->call->body_case == VFIO_BROKER_INTERNAL__CALL__BODY_ADOPT)
+            most = 2;
+        if (m->call->body_case == VFIO_BROKER_INTERNAL__CALL__BODY_ADOPT_GROUP)
+            least = most = 2;
         break;
     case VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_ASK_REPLY:
     case VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_HOLDING:
@@ -85,7 +92,7 @@ const VfioBrokerInternal__ToDaemon *vb_link_decode(struct vb_arena *a, const voi
     default:
         break;
     }
-    return ok && n_fds <= (adopt ? 2u : 0u) ? m : NULL;
+    return ok && n_fds >= least && n_fds <= most ? m : NULL;
 }
 
 /* ---- in ---- */

@@ -17,7 +17,11 @@ static const char help[] =
     "  --socket=PATH            where clients connect (default: broker.sock in the runtime directory)\n"
     "  --runtime-dir=DIR        sockets live here (default: /run/vfio-broker)\n"
     "  --policy=FILE            who may have what (default: " SYSCONFDIR "/vfio-broker/policy.json)\n"
-    "  --backend=NAME           auto, iommufd or emulated; auto is iommufd, or emulated with --session-uids=none\n"
+    "  --backend=iommufd        devices by their own nodes: Linux 6.6 with CONFIG_IOMMUFD and CONFIG_VFIO_DEVICE_CDEV\n"
+    "            type1          VFIO containers and groups, on any kernel with VFIO\n"
+    "            type1-compat   the same, and iommufds are the containers\n"
+    "            emulated       devices and IOMMU are software: for development\n"
+    "            auto           the first of these that the kernel has; emulated with --session-uids=none (default)\n"
     "  --emulated-devices=N     devices emulated:0 to N-1 of the emulated backend, 1 to %u (default: 2)\n"
     "  --session-uids=FIRST-COUNT  COUNT uids from FIRST on for session processes (default: %u-%u)\n"
     "                 none      run them under our own uid: for development, emulated backend only\n"
@@ -95,9 +99,9 @@ static bool parse_uids(const char *s, struct vb_options *o) {
 }
 
 static bool parse_backend(const char *s, enum vb_backend_choice *ret) {
-    static const char *const backends[] = {"auto", "iommufd", "emulated"};
+    static const char *const backends[] = {"auto", "iommufd", "type1", "type1-compat", "emulated"};
 
-    for (unsigned i = 0; i < 3; i++)
+    for (unsigned i = 0; i < sizeof backends / sizeof backends[0]; i++)
         if (strcmp(s, backends[i]) == 0) {
             *ret = (enum vb_backend_choice)i;
             return true;
@@ -110,7 +114,7 @@ static void say_impossible(const char *name, int c, const char *value) {
     fprintf(stderr, "vfio-brokerd: --%s=%s is not possible: ", name, value);
     switch (c) {
     case OPT_BACKEND:
-        fputs("it is auto, iommufd or emulated\n", stderr);
+        fputs("it is auto, iommufd, type1, type1-compat or emulated\n", stderr);
         break;
     case OPT_EMULATED:
         fprintf(stderr, "it is a number from 1 to %u\n", EMULATED_MAX);

@@ -5,7 +5,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum vb_backend_choice { VB_BACKEND_AUTO, VB_BACKEND_IOMMUFD, VB_BACKEND_EMULATED };
+/* type1: VFIO containers and groups. type1-compat: the same with iommufds as containers, for kernels that have iommufd but no
+ * device cdevs. */
+enum vb_backend_choice {
+    VB_BACKEND_AUTO,
+    VB_BACKEND_IOMMUFD,
+    VB_BACKEND_TYPE1,
+    VB_BACKEND_TYPE1_COMPAT,
+    VB_BACKEND_EMULATED
+};
 
 struct vb_options {
     bool session;       /* --session: be a session process; nothing else counts */

@@ -65,7 +65,7 @@ static int get_devices(const struct vb_policy_place *at, const char *key, struct
         struct json_object *d = json_object_array_get_idx(v, i);
         const char *s = json_object_is_type(d, json_type_string) ? json_object_get_string(d) : "";
 
-        if (!vb_pci_address_valid(s) && !emulated_address(s))
+        if (!vb_address_valid(s) && !emulated_address(s))
             return vb_policy_bad(
                 at, key,
                 "has \"%s\" at %zu: must be a PCI address like \"0000:00:04.0\" (lower case) or \"emulated:0\"",

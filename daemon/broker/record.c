@@ -97,6 +97,8 @@ struct vb_record *vb_record_free(struct vb_record *r) {
         vb_uids_give(&b->uids, r->lingering_uid);
     vb_close_p(&r->lingering_pidfd);
     vb_close_p(&r->iommufd);
+    while (!LIST_EMPTY(&r->shown))
+        vb_group_free(LIST_FIRST(&r->shown));
     vb_peer_fini(&r->peer);
     vb_policy_unref(r->policy);
     LIST_REMOVE(r, entry);

@@ -49,8 +49,10 @@ struct vb_record {
     unsigned n_asked;             /* questions that wait for its answer */
 
     /* what it leaves */
-    int iommufd;            /* a dup of its context; -1: none */
-    bool stored;            /* systemd has one too */
+    int iommufd;                /* a dup of its context; -1: none. type1: its groups are in broker->devices */
+    bool stored;                /* systemd has one too */
+    struct vb_group_list shown; /* KNOCKING: groups that it says it has */
+    unsigned n_shown;
     bool opened;            /* a device was opened for it, and no fresh process has emptied the context since */
     bool fresh;             /* the process is one that has never spoken with a client: hold.c */
     uint64_t lost_at;       /* when its process died, monotonic ms; 0: it did not, or its memory is taken away */
@@ -95,8 +97,9 @@ bool vb_hold_needed(struct vb_record *r);
 void vb_hold_start(struct vb_record *r);
 /* The session says that only open devices keep it. */
 void vb_hold_reported(struct vb_record *r);
-/* A context that systemd kept, of a session that no longer lives. */
-void vb_hold_orphan(struct vb_broker *b, uid_t uid, int iommufd /* consumed */);
+/* What systemd kept of a session that no longer lives: its context, or (iommufd -1) its groups. */
+void vb_hold_orphan(struct vb_broker *b, uid_t uid, int iommufd /* consumed */,
+                    struct vb_group_list *groups /* emptied */);
 
 /* ---- calls.c ---- */
 void vb_calls_message(struct vb_link *l, const VfioBrokerInternal__ToDaemon *m, struct vb_packet *p);
@@ -107,12 +110,13 @@ void vb_answer_ok(struct vb_record *r, uint64_t serial);
 
 /* ---- adopt.c ---- */
 void vb_sessions_knock(struct vb_broker *b, int fd /* consumed */);
+void vb_call_adopt_group(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p);
 void vb_call_adopt(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p);
 
 /* ---- strays.c ---- */
 /* Looks for sessions of an earlier daemon, and takes the contexts that systemd kept. */
 int vb_strays_find(struct vb_broker *b);
-/* This process has come. Its context from systemd's store is dropped: it brings its own. */
+/* This process has come. What systemd's store had of it is dropped: it brings its own. */
 void vb_strays_came(struct vb_broker *b, pid_t pid);
 /* Are some still expected? Then claims have to wait. */
 bool vb_strays_expected(const struct vb_broker *b);
@@ -130,10 +134,22 @@ void vb_ask_replied(struct vb_record *from, const VfioBrokerInternal__AskReply *
 void vb_asks_drop(struct vb_record *r);
 
 /* ---- fdstore.c ---- */
+/* What of the session systemd does not have yet. */
 void vb_fdstore_put(struct vb_record *r);
 void vb_fdstore_remove(struct vb_record *r);
-void vb_fdstore_remove_uid(uid_t uid);
-/* Is this name of a stored fd one of ours? */
-bool vb_fdstore_name(const char *name, uid_t *ret_uid);
+/* systemd gives it up; vb_register.forget. */
+void vb_fdstore_forget_group(struct vb_group_list *l, struct vb_group *g);
+
+/* A stored fd by its name. */
+enum vb_stored_kind { VB_STORED_IOMMUFD, VB_STORED_GROUP, VB_STORED_CONTAINER };
+struct vb_stored {
+    enum vb_stored_kind kind;
+    uid_t uid;
+    int group;             /* of GROUP */
+    uint32_t container_id; /* of GROUP: of its container; of CONTAINER */
+};
+/* Is the name one of ours? */
+bool vb_fdstore_name(const char *name, struct vb_stored *ret);
+void vb_fdstore_remove_name(const char *name);
 
 #endif

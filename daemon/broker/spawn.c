@@ -64,7 +64,7 @@ static void child_limits(const struct vb_spawn *s) {
     child_limit(RLIMIT_CORE, 0);
 #ifndef VB_SANITIZERS
     if (s->change_uid)
-        child_limit(RLIMIT_NPROC, 1); /* of its own uid: itself; counted again at exec, so 0 would fail there */
+        child_limit(RLIMIT_NPROC, VB_SESSION_THREADS); /* of its own uid: itself; counted again at exec */
 #endif
     if (s->pins) {
         child_limit(RLIMIT_MEMLOCK, s->lease);

@@ -44,6 +44,26 @@ static void on_status(evutil_socket_t fd, short what, void *arg) {
     r->status_fd = -1;
 }
 
+/* With Start, to hold: the groups of the one before. */
+static int send_groups(struct vb_record *r) {
+    VfioBrokerInternal__ToSession m = VFIO_BROKER_INTERNAL__TO_SESSION__INIT;
+    VfioBrokerInternal__HoldGroup body = VFIO_BROKER_INTERNAL__HOLD_GROUP__INIT;
+    const struct vb_group *g;
+    int n = 0;
+
+    m.body_case = VFIO_BROKER_INTERNAL__TO_SESSION__BODY_HOLD_GROUP;
+    m.hold_group = &body;
+    LIST_FOREACH (g, &r->broker->devices.groups, entry) {
+        const int fds[] = {g->fd, g->container};
+
+        if (g->session != r->id || n != 0)
+            continue;
+        body.group = (uint32_t)g->number;
+        n = vb_link_send(&r->link, &m, fds, 2);
+    }
+    return n;
+}
+
 static int send_start(struct vb_record *r, const struct vb_limits *limits, bool hold) {
     VfioBrokerInternal__Start start = VFIO_BROKER_INTERNAL__START__INIT;
     VfioBrokerInternal__ToSession m = VFIO_BROKER_INTERNAL__TO_SESSION__INIT;
@@ -53,7 +73,7 @@ static int send_start(struct vb_record *r, const struct vb_limits *limits, bool 
     unsigned n_fds = 0;
 
     start.session = r->id;
-    start.backend = (char *)(b->iommufd ? "iommufd" : "emulated");
+    start.backend = (char *)vb_backend_name(b);
     start.client_pid = (uint32_t)r->peer.pid;
     start.client_uid = r->peer.uid;
     start.session_socket = b->sessions.path;
@@ -64,6 +84,7 @@ static int send_start(struct vb_record *r, const struct vb_limits *limits, bool 
         start.hold = true;
         start.n_held_devices = vb_register_of(&b->devices, r->id, held, sizeof held / sizeof held[0]);
         start.held_devices = (char **)held;
+        start.n_groups = vb_register_groups(&b->devices, r->id);
     } else {
         start.admin = r->grant->admin;
         start.mappings_max = r->grant->mappings;
@@ -76,7 +97,8 @@ static int send_start(struct vb_record *r, const struct vb_limits *limits, bool 
         fds[n_fds++] = r->iommufd;
     m.body_case = VFIO_BROKER_INTERNAL__TO_SESSION__BODY_START;
     m.start = &start;
-    return vb_link_send(&r->link, &m, fds, n_fds);
+    int n = vb_link_send(&r->link, &m, fds, n_fds);
+    return n == 0 && hold ? send_groups(r) : n;
 }
 
 int vb_record_spawn(struct vb_record *r, int client_fd, const struct vb_limits *limits, struct vb_error *e) {
@@ -105,7 +127,7 @@ int vb_record_spawn(struct vb_record *r, int client_fd, const struct vb_limits *
                                .change_uid = b->uids.count > 0,
                                .uid = r->uid,
                                .lease = client_fd < 0 ? 0 : r->lease.bytes,
-                               .pins = b->iommufd};
+                               .pins = vb_backend_pins(b)};
     n = vb_spawn(&s, &spawned, e);
     if (n != 0) {
         r->cgroup = vb_cgroup_end(&b->cgroups, r->cgroup);
@@ -191,7 +213,7 @@ static int start(struct vb_record *r, int client_fd, const struct vb_grant *gran
     n = vb_lease_first(r, &limits, e);
     if (n != 0)
         return n;
-    if (b->iommufd && (r->iommufd = vb_iommu_open(b->options.dev)) < 0)
+    if (b->backend == VB_BACKEND_IOMMUFD && (r->iommufd = vb_iommu_open(b->options.dev)) < 0)
         return vb_fail(e, r->iommufd, "cannot open %s/iommu", b->options.dev);
     n = vb_record_spawn(r, client_fd, &limits, e);
     if (n == 0)

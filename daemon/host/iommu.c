@@ -5,10 +5,9 @@
 #include <limits.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 
 #include "host/files.h"
+#include "host/vfio.h"
 #include "proto/cleanup.h"
 
 /* include/uapi/linux/iommufd.h, Linux 6.2; bookworm's linux-libc-dev has it not. */
@@ -39,15 +38,8 @@ int vb_iommu_open(const char *dev) {
     return vb_steal_fd(&fd);
 }
 
-/* statx with AT_STATX_DONT_SYNC asks no file system: the fd may be a FUSE file whose server does not answer. An O_PATH fd
- * has a device number too, but is good for nothing. */
 bool vb_iommu_is(const char *dev, int fd) {
     char path[PATH_MAX];
-    struct stat node;
-    struct statx st;
-    int flags = fcntl(fd, F_GETFL);
 
-    return flags >= 0 && !(flags & O_PATH) && vb_path(path, sizeof path, "%s/iommu", dev) && stat(path, &node) == 0 &&
-           statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &st) == 0 && S_ISCHR(st.stx_mode) &&
-           S_ISCHR(node.st_mode) && makedev(st.stx_rdev_major, st.stx_rdev_minor) == node.st_rdev;
+    return vb_path(path, sizeof path, "%s/iommu", dev) && vb_fd_is_node(fd, path);
 }

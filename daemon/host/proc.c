@@ -154,10 +154,24 @@ int vb_proc_each(const char *proc, int (*fn)(pid_t pid, void *data), void *data)
 
 struct holders {
     const char *proc, *path;
+    const char *line; /* NULL: the path says enough */
     unsigned budget;
     pid_t *pids;
     size_t n, max;
 };
+
+static bool info_says(const struct holders *h, pid_t pid, const char *fd) {
+    char path[PATH_MAX], text[4096];
+    size_t length = strlen(h->line);
+
+    if (!vb_path(path, sizeof path, "%s/%d/fdinfo/%s", h->proc, (int)pid, fd) ||
+        vb_file_read(path, text, sizeof text) < 0)
+        return false;
+    for (const char *p = text; (p = strstr(p, h->line)); p++)
+        if (p[length] == '\n' || !p[length])
+            return true;
+    return false;
+}
 
 static int look_for_holder(pid_t pid, void *data) {
     struct holders *h = data;
@@ -176,7 +190,7 @@ static int look_for_holder(pid_t pid, void *data) {
         if (n < 0)
             continue;
         target[n] = 0;
-        if (strcmp(target, h->path) == 0) {
+        if (strcmp(target, h->path) == 0 && (!h->line || info_says(h, pid, e->d_name))) {
             h->pids[h->n++] = pid;
             break;
         }
@@ -186,7 +200,12 @@ static int look_for_holder(pid_t pid, void *data) {
 }
 
 size_t vb_proc_holders(const char *proc, const char *path, unsigned budget, pid_t *ret, size_t max) {
-    struct holders h = {.proc = proc, .path = path, .budget = budget, .pids = ret, .max = max};
+    return vb_proc_holders_info(proc, path, NULL, budget, ret, max);
+}
+
+size_t vb_proc_holders_info(const char *proc, const char *path, const char *line, unsigned budget, pid_t *ret,
+                            size_t max) {
+    struct holders h = {.proc = proc, .path = path, .line = line, .budget = budget, .pids = ret, .max = max};
 
     if (max == 0)
         return 0;
