@@ -19,7 +19,6 @@
 #define PAGE      4096ull
 #define IOVA      (1ull << 32)
 #define MANY_MAX  60000u
-#define BATCH     1024u
 #define FULL_SIZE (1ull << 30)
 #define SMOKE     (256ull << 20) /* enough for a session to use threads */
 
@@ -30,13 +29,6 @@ static const char usage[] = "--device=A --second=B --direct=C --direct-second=D 
                             "  --container                 type1's, by hand (/dev/vfio/vfio)\n"
                             "  --one                       the socket of a second broker, which runs on one CPU\n"
                             "The broker is the one behind $VFIO_BROKER_SOCKET.\n";
-
-/* A client of one broker. */
-struct end {
-    struct vfb_client *client;
-    uint32_t memory, space;
-    struct vfb_device device[2];
-};
 
 struct attach {
     struct bench *bench;
@@ -49,49 +41,6 @@ struct attach {
     struct hand_map maps[MANY_MAX];
     size_t n;
 };
-
-static struct end end_open(const char *socket, int memfd) {
-    struct end e = {0};
-    struct vfb_memory m;
-
-    if (socket)
-        setenv(VFB_SOCKET_ENV, socket, 1);
-    e.client = bench_connect("bench attach");
-    bench_check(e.client, vfb_memory_register(e.client, memfd, VFB_WRITABLE, "bench", &m), "vfb_memory_register");
-    e.memory = m.id;
-    bench_check(e.client, vfb_space_create(e.client, "bench", &e.space), "vfb_space_create");
-    return e;
-}
-
-static void end_claim(struct end *e, unsigned i, const char *address) {
-    uint64_t until = bench_now() + 10000000000u;
-    int r;
-
-    /* Another session of ours may just have closed it. */
-    while ((r = vfb_device_claim(e->client, address, &e->device[i])) == VFB_BUSY && bench_now() < until)
-        usleep(20000);
-    bench_check(e->client, r, "vfb_device_claim");
-    bench_check(e->client, vfb_device_bind(e->client, e->device[i].id), "vfb_device_bind");
-}
-
-static void end_release(struct end *e, unsigned i) {
-    bench_check(e->client, vfb_device_release(e->client, e->device[i].id), "vfb_device_release");
-    close(e->device[i].fd);
-}
-
-static void end_map(struct end *e, const struct hand_map *maps, size_t n) {
-    static struct vfb_map batch[BATCH];
-
-    for (size_t at = 0, k; at < n; at += k) {
-        for (k = 0; k < BATCH && at + k < n; k++)
-            batch[k] = (struct vfb_map){.iova = maps[at + k].iova,
-                                        .size = maps[at + k].size,
-                                        .offset = maps[at + k].offset,
-                                        .memory = e->memory,
-                                        .prot = VFB_READ | VFB_WRITE};
-        bench_check(e->client, vfb_map(e->client, e->space, batch, k), "vfb_map");
-    }
-}
 
 /* ---- attaching ---- */
 
@@ -131,7 +80,7 @@ static void attach_case(struct attach *a, const char *what, unsigned rounds) {
     bench_check(e->client, vfb_device_attach(e->client, e->device[0].id, e->space), "vfb_device_attach");
     a->ops->attach(a->hand, 0);
     a->device = 1;
-    p = bench_turns(a->bench, ours, by_hand, a, rounds, 1);
+    p = bench_turns(a->bench, ours, by_hand, a, rounds, a->ops == &hand_iommufd ? 20 : 1); /* joining takes 0.1 ms */
     bench_case(a->bench, p.ours / 1e6, p.baseline / 1e6, "ms", "1.1 times by hand", "second device, %s", what);
     bench_check(e->client, vfb_device_detach(e->client, e->device[0].id), "vfb_device_detach");
     a->ops->detach(a->hand, 0);

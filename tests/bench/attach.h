@@ -1,4 +1,6 @@
-/* A space and its devices made by hand: the ioctls that a session makes, made by root itself. What attaching through the broker
+/* What the parts of tests/bench/attach share.
+ *
+ * A space and its devices made by hand: the ioctls that a session makes, made by root itself. What attaching through the broker
  * is compared with; one way for each kind of backend.
  *
  * The harder comparison: root has CAP_IPC_LOCK, so the kernel charges nobody for these pins. Everything ends the program when it
@@ -8,6 +10,8 @@
 
 #include <stddef.h>
 #include <stdint.h>
+
+#include "client/vfio-broker.h"
 
 struct hand_map {
     uint64_t iova, size, offset; /* offset in the memfd */
@@ -29,5 +33,18 @@ struct hand_ops {
 };
 
 extern const struct hand_ops hand_iommufd, hand_type1;
+
+/* A client of a broker: the same through that. */
+struct end {
+    struct vfb_client *client;
+    uint32_t memory, space;
+    struct vfb_device device[2];
+};
+
+/* socket: NULL for $VFIO_BROKER_SOCKET. The memfd is registered, the space empty. */
+struct end end_open(const char *socket, int memfd);
+void end_claim(struct end *e, unsigned i, const char *address); /* and binds it */
+void end_release(struct end *e, unsigned i);
+void end_map(struct end *e, const struct hand_map *maps, size_t n);
 
 #endif
