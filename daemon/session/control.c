@@ -2,7 +2,7 @@
  * answered: two administrators whose sessions ask each other through the daemon cannot deadlock.
  *
  * When the daemon goes away the session works on. It tries session.sock until a daemon answers there, shows it what the
- * kernel can vouch for (the client's socket, the iommufd), and is adopted. */
+ * kernel can vouch for (the client's socket, the iommufd, or groups and containers), and is adopted. */
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "backend/type1.h"
 #include "session/pins.h"
 
 #define ARENA_SIZE VB_DECODE_MAX
@@ -155,7 +156,8 @@ static int receive(struct vb_session *s, uint64_t serial, VfioBrokerInternal__An
     if (m->body_case != VFIO_BROKER_INTERNAL__TO_SESSION__BODY_ANSWER)
         return 0;
     if (c->state == VB_LINK_ADOPTING) {
-        if (m->answer->serial == c->serial)
+        /* Groups come first (send_adopt): their answers tell nothing, but a refusal of one is one of all. */
+        if (m->answer->serial == c->serial || m->answer->body_case == VFIO_BROKER_INTERNAL__ANSWER__BODY_ERROR)
             adopted(s, m->answer);
         return 0;
     }
@@ -273,6 +275,23 @@ static int watch(struct vb_session *s) {
     return c->readable && event_add(c->readable, NULL) == 0 ? 0 : -ENOMEM;
 }
 
+/* Each group that the backend has, before Adopt. */
+static int send_group(void *arg, uint32_t group, int group_fd, int container_fd) {
+    VfioBrokerInternal__AdoptGroup body = VFIO_BROKER_INTERNAL__ADOPT_GROUP__INIT;
+    VfioBrokerInternal__Call call = VFIO_BROKER_INTERNAL__CALL__INIT;
+    VfioBrokerInternal__ToDaemon m = VFIO_BROKER_INTERNAL__TO_DAEMON__INIT;
+    struct vb_session *s = arg;
+    const int fds[] = {group_fd, container_fd};
+
+    body.group = group;
+    call.serial = ++s->control.serial;
+    call.body_case = VFIO_BROKER_INTERNAL__CALL__BODY_ADOPT_GROUP;
+    call.adopt_group = &body;
+    m.body_case = VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_CALL;
+    m.call = &call;
+    return send_message(s, &m, fds, 2, now_ms());
+}
+
 static int send_adopt(struct vb_session *s) {
     VfioBrokerInternal__Adopt adopt = VFIO_BROKER_INTERNAL__ADOPT__INIT;
     VfioBrokerInternal__Call call = VFIO_BROKER_INTERNAL__CALL__INIT;
@@ -298,6 +317,13 @@ static int send_adopt(struct vb_session *s) {
         fds[n_fds++] = s->client.fd;
     if (s->iommufd >= 0)
         fds[n_fds++] = s->iommufd;
+    adopt.backend = (char *)s->model->backend->ops->name;
+    if (strcmp(adopt.backend, "type1") == 0) {
+        int r = vb_type1_each_group(s->model->backend, send_group, s);
+
+        if (r != 0)
+            return r;
+    }
     call.serial = ++s->control.serial;
     call.body_case = VFIO_BROKER_INTERNAL__CALL__BODY_ADOPT;
     call.adopt = &adopt;

@@ -8,9 +8,12 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "backend/emulated.h"
 #include "backend/iommufd.h"
+#include "backend/type1.h"
+#include "backend/workers.h"
 #include "config.h"
 #include "proto/cleanup.h"
 #include "session/session.h"
@@ -25,13 +28,50 @@ void vb_session_log(const struct vb_session *s, const char *fmt, ...) {
     dprintf(STDERR_FILENO, "%ssession %u: %s\n", getenv("JOURNAL_STREAM") ? "<6>" : "", s->id, text);
 }
 
-static int backend_for(const VfioBrokerInternal__Start *start, int *iommufd, struct vb_backend **ret,
-                       struct vb_error *e) {
+/* Threads that help to pin: before the sandbox, which lets none begin. broker/spawn.c lets as many be. */
+static struct vb_workers *start_workers(void) {
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+
+    if (n > VB_SESSION_THREADS)
+        n = VB_SESSION_THREADS;
+    return n > 1 ? vb_workers_new((unsigned)n - 1) : NULL;
+}
+
+static int backend_for(struct vb_session *s, const VfioBrokerInternal__Start *start, int *iommufd,
+                       struct vb_backend **ret, struct vb_error *e) {
     if (strcmp(start->backend, "emulated") == 0)
         return vb_emulated_new(NULL, ret, e);
-    if (strcmp(start->backend, "iommufd") == 0)
-        return vb_iommufd_new(vb_steal_fd(iommufd), start->no_map_file, NULL, ret, e);
+    if (strcmp(start->backend, "type1") == 0)
+        return vb_type1_new(ret, e);
+    if (strcmp(start->backend, "iommufd") == 0) {
+        s->workers = start_workers();
+        return vb_iommufd_new(vb_steal_fd(iommufd), start->no_map_file, s->workers, ret, e);
+    }
     return vb_refuse(e, VB_UNSUPPORTED, "no backend is called %s", start->backend);
+}
+
+/* The packets behind Start: what a dead session had on type1. */
+static int take_groups(struct vb_backend *b, int control_fd, uint32_t n, struct vb_error *e) {
+    struct vb_arena arena = {.base = NULL};
+    uint8_t buf[256];
+    int r = vb_arena_init(&arena, 65536);
+
+    for (uint32_t i = 0; i < n && r == 0; i++) {
+        VB_PACKET struct vb_packet p = VB_PACKET_INIT;
+        const VfioBrokerInternal__ToSession *m = NULL;
+
+        r = vb_packet_recv(control_fd, buf, sizeof buf, 0, &p);
+        if (r == 1)
+            m = vb_decode(&arena, &vfio_broker_internal__to_session__descriptor, p.data, p.size);
+        if (r == 1 && (!m || m->body_case != VFIO_BROKER_INTERNAL__TO_SESSION__BODY_HOLD_GROUP || p.n_fds != 2))
+            r = -EPROTO;
+        else if (r == 1)
+            r = vb_type1_hold_group(b, m->hold_group->group, vb_packet_steal_fd(&p, 0), vb_packet_steal_fd(&p, 1), e);
+        else
+            r = r < 0 ? r : -EPIPE;
+    }
+    vb_arena_fini(&arena);
+    return r < 0 && !e->code ? vb_fail(e, r, "cannot take the groups of a session that ended") : r;
 }
 
 static void hold(struct vb_session *s, const VfioBrokerInternal__Start *start) {
@@ -45,7 +85,7 @@ static void hold(struct vb_session *s, const VfioBrokerInternal__Start *start) {
         vb_session_log(s, "took the memory away from %zu device(s) of a session that ended", start->n_held_devices);
     vb_control_holding(s);
     for (size_t i = 0; i < start->n_held_devices && i < VB_DEVICES_MAX; i++)
-        vb_held_add(s, start->held_devices[i], 0);
+        vb_held_add(s, start->held_devices[i], 0, false);
 }
 
 static int set_up(struct vb_session *s, const VfioBrokerInternal__Start *start, struct vb_packet *p, int *client_fd,
@@ -65,9 +105,11 @@ static int set_up(struct vb_session *s, const VfioBrokerInternal__Start *start, 
         s->iommufd = fcntl(iommufd, F_DUPFD_CLOEXEC, 0);
     }
     snprintf(s->control.socket_path, sizeof s->control.socket_path, "%s", start->session_socket);
-    int r = backend_for(start, &iommufd, &backend, e);
+    int r = backend_for(s, start, &iommufd, &backend, e);
     if (r == 0)
         r = vb_model_new(backend, start->mappings_max, &s->model);
+    if (r == 0 && start->hold && strcmp(start->backend, "type1") == 0)
+        r = take_groups(backend, *control_fd, start->n_groups, e);
     if (r != 0)
         return r;
     s->model->ledger.lease = start->lease;
@@ -140,6 +182,7 @@ int vb_session_main(int client_fd, int control_fd) {
     vb_unwatch_all(&s);
     vb_lease_stop(&s);
     s.model = vb_model_free(s.model);
+    s.workers = vb_workers_free(s.workers);
     vb_control_stop(&s); /* the daemon takes this for the end */
     if (s.held_timer)
         event_free(s.held_timer);

@@ -2,7 +2,7 @@
  * need, and nothing that could touch another process (signals, limits, ptrace), make one, or open a file.
  *
  * Everything else is EPERM, not death: a system call that a newer libc makes out of the blue should not end a VM. The
- * ioctl numbers are those of iommufd and the VFIO device cdev (linux/iommufd.h, linux/vfio.h); the kernel compares all
+ * ioctl numbers are those of iommufd, VFIO devices, groups and containers (linux/iommufd.h, linux/vfio.h); the kernel compares all
  * of the 32 bits. With sanitizers the default is to allow, since their runtimes need more, and the dangerous calls are
  * denied by name. */
 #include <errno.h>
@@ -47,6 +47,9 @@ static const int allowed[] = {
     SCMP_SYS(sendto),
     SCMP_SYS(read),
     SCMP_SYS(write),
+    SCMP_SYS(pread64), /* bitmaps in clients' memfds, the emulated backend's DMA */
+    SCMP_SYS(pwrite64),
+    SCMP_SYS(eventfd2), /* the host's request for a device */
     SCMP_SYS(connect),
     SCMP_SYS(shutdown),
     SCMP_SYS(close),
@@ -65,6 +68,10 @@ static const int allowed[] = {
     SCMP_SYS(munlock),
     SCMP_SYS(brk),
     SCMP_SYS(futex),
+    /* threads, which began before (backend/workers.c), but perhaps not quite */
+    SCMP_SYS(sched_yield),
+    SCMP_SYS(set_robust_list),
+    SCMP_SYS(rseq),
     /* ourselves */
     SCMP_SYS(getpid),
     SCMP_SYS(gettid),
@@ -108,10 +115,28 @@ static const unsigned long ioctls[] = {
     IOMMU_IOAS_MAP_FILE,
     IOMMU_IOAS_COPY,
     IOMMU_IOAS_UNMAP,
+    IOMMU_IOAS_ALLOW_IOVAS,
     IOMMU_GET_HW_INFO,
+    IOMMU_HWPT_ALLOC,
+    IOMMU_HWPT_SET_DIRTY_TRACKING,
+    IOMMU_HWPT_GET_DIRTY_BITMAP,
     VFIO_DEVICE_BIND_IOMMUFD,
     VFIO_DEVICE_ATTACH_IOMMUFD_PT,
     VFIO_DEVICE_DETACH_IOMMUFD_PT,
+    VFIO_DEVICE_GET_INFO,
+    VFIO_DEVICE_GET_IRQ_INFO,
+    VFIO_DEVICE_SET_IRQS, /* the request eventfd */
+    VFIO_GET_API_VERSION, /* containers */
+    VFIO_CHECK_EXTENSION,
+    VFIO_SET_IOMMU,
+    VFIO_IOMMU_GET_INFO,
+    VFIO_IOMMU_MAP_DMA,
+    VFIO_IOMMU_UNMAP_DMA,
+    VFIO_IOMMU_DIRTY_PAGES,
+    VFIO_GROUP_GET_STATUS, /* groups */
+    VFIO_GROUP_SET_CONTAINER,
+    VFIO_GROUP_UNSET_CONTAINER,
+    VFIO_GROUP_GET_DEVICE_FD,
     SIOCOUTQ, /* on pin links */
 };
 
@@ -141,13 +166,8 @@ static int allow_with_arguments(scmp_filter_ctx f, bool emulated) {
         r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0_32(SCMP_CMP_EQ, AF_UNIX, 0));
     if (r == 0) /* abort() */
         r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, SCMP_A0_32(SCMP_CMP_EQ, (uint32_t)getpid(), 0));
-    if (r == 0 && emulated) { /* the emulated device's fd, and the software DMA engine */
+    if (r == 0 && emulated) /* the emulated device's fd */
         r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(socketpair), 1, SCMP_A0_32(SCMP_CMP_EQ, AF_UNIX, 0));
-        if (r == 0)
-            r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(pread64), 0);
-        if (r == 0)
-            r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(pwrite64), 0);
-    }
     return r;
 }
 
@@ -166,6 +186,8 @@ static int load(bool emulated) {
         for (unsigned i = 0; r == 0 && i < sizeof denied / sizeof denied[0]; i++)
             r = tolerate(seccomp_rule_add(f, SCMP_ACT_ERRNO(EPERM), denied[i], 0));
     }
+    if (r == 0) /* for the threads that there are already (backend/workers.c) */
+        r = seccomp_attr_set(f, SCMP_FLTATR_CTL_TSYNC, 1);
     if (r == 0)
         r = seccomp_load(f);
     seccomp_release(f);

@@ -29,6 +29,7 @@
 #include "proto/fdpass.h"
 #include "session/outbox.h"
 
+struct vb_workers;  /* backend/workers.h */
 struct vb_parked;   /* park.c */
 struct vb_pin_link; /* pins.h */
 
@@ -104,6 +105,7 @@ struct vb_session {
     bool taken_over;            /* started to hold what a dead session left: addresses without handles */
     char name[VB_NAME_MAX + 1]; /* the client's own, from Hello */
     struct vb_model *model;
+    struct vb_workers *workers; /* NULL: none */
     struct vb_client_link client;
     struct vb_control_link control;
     struct vb_held held[2 * VB_DEVICES_MAX];
