@@ -188,6 +188,8 @@ int vb_domains_info(struct vb_model *m, struct vb_space *s, struct vb_error *e) 
             r = m->backend->ops->domain_info(m->backend, dom->handle, &info, e);
             if (r != 0)
                 return r;
+            if (dom->leaves_out) /* never wider than what it was filled by: what it has follows from this */
+                intersect(&info, &dom->info);
             dom->info = info;
             dom->info_stale = false;
         }

@@ -140,16 +140,25 @@ static int explain(struct vb_model *m, struct vb_space *s, const struct vb_devic
         ops->device_detach(m->backend, d->handle, NULL);
     }
     vb_domain_close(m, probe);
+    if (known && e)
+        e->n_conflicts = 0; /* the backend's own are told again, with what they are */
     k = known ? check_conflicts(s, d, &info, e) : 0;
     return k ? k : r;
 }
 
 static int join(struct vb_model *m, struct vb_space *s, struct vb_domain *dom, struct vb_device *d,
                 struct vb_error *e) {
-    int r = m->backend->ops->device_attach(m->backend, d->handle, dom->handle, e);
+    const struct vb_backend_ops *ops = m->backend->ops;
+    const bool track = s->dirty && dom->devices == 0; /* else it is on */
+    int r = track ? ops->dirty_set(m->backend, dom->handle, true, NULL, e) : 0;
 
     if (r != 0)
-        return m->backend->ops->eager ? explain(m, s, d, r, e) : r;
+        return r;
+    r = ops->device_attach(m->backend, d->handle, dom->handle, e);
+    if (r != 0 && track)
+        ops->dirty_set(m->backend, dom->handle, false, NULL, NULL);
+    if (r != 0)
+        return ops->eager ? explain(m, s, d, r, e) : r;
     attached(s, dom, d);
     return 0;
 }

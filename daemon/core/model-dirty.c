@@ -13,8 +13,8 @@ static void all_off(struct vb_model *m, struct vb_space *s, const struct vb_doma
     TAILQ_FOREACH (dom, &s->domains, entry) {
         if (dom == end)
             return;
-        if (dom->devices)
-            m->backend->ops->dirty_set(m->backend, dom->handle, false, NULL, NULL);
+        m->backend->ops->dirty_set(m->backend, dom->handle, false, NULL,
+                                   NULL); /* without devices too: they may have gone */
     }
 }
 

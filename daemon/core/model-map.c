@@ -180,7 +180,7 @@ static int recheck(struct batch *b, size_t *ret_entry, struct vb_error *e) {
 
 /* The backend has failed: whatever is there of the batch is taken out again. What the kernel will not unmap is mapped, so the
  * model keeps it, paid. */
-static bool undo_mapped(struct batch *b, struct vb_error *e) {
+static bool undo_mapped(struct batch *b, const struct vb_backend_map *maps, struct vb_error *e) {
     size_t i, ignored, kept = 0;
     int r;
 
@@ -190,6 +190,7 @@ static bool undo_mapped(struct batch *b, struct vb_error *e) {
             give_back(b->m, b->s, b->taken[i], true);
         } else {
             commit(b->s, b->taken[i]);
+            vb_domains_map(b->m, b->s, &maps[i], 1, true, &ignored, NULL); /* in one domain, so in all */
             kept++;
         }
     }
@@ -243,7 +244,7 @@ static int map_taken(struct batch *b, struct vb_error *e) {
         done = e->entry;
     if (r == -EINVAL || r == -EADDRINUSE || r == -EFAULT || r == VB_RESERVED)
         r = explain(b, &b->entries[done], r, e);
-    return undo_mapped(b, e) ? r : VB_BUSY;
+    return undo_mapped(b, maps, e) ? r : VB_BUSY;
 }
 
 int vb_model_map(struct vb_model *m, uint32_t space, const struct vb_map_entry *entries, size_t n, struct vb_error *e) {

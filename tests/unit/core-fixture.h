@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -116,11 +117,11 @@ static inline int claim_device(struct vb_model *m, const char *address, uint32_t
                                const struct vb_reserved *reserved, size_t n_reserved, uint32_t space,
                                struct vb_device **ret_device, int *ret_fd, struct vb_error *e) {
     const struct vb_claim_desc c = {.address = address,
-                               .group = group,
-                               .reserved = reserved,
-                               .n_reserved = n_reserved,
-                               .fds = {-1, -1},
-                               .space = space};
+                                    .group = group,
+                                    .reserved = reserved,
+                                    .n_reserved = n_reserved,
+                                    .fds = {-1, -1},
+                                    .space = space};
 
     return vb_model_claim(m, &c, ret_device, ret_fd, e);
 }
@@ -245,6 +246,21 @@ static inline void check_model(struct vb_model *m) {
     assert_int_equal(mappings, m->mappings);
     if (!m->shared) /* each mapping is paid in each domain that has it */
         assert_int_equal(each + pinned, m->ledger.used);
+}
+
+/* The device writes `size` bytes, 64 at most. The reply's status. */
+static inline int32_t dma_write(struct vb_model *m, const struct vb_device *d, int fd, uint64_t iova, uint32_t size) {
+    union {
+        struct vb_emulated_dma dma;
+        uint8_t bytes[sizeof(struct vb_emulated_dma) + 64];
+    } q = {.dma = {.op = VB_EMULATED_DMA_WRITE, .size = size, .iova = iova}};
+    struct vb_emulated_dma_reply a;
+
+    memset(q.dma.data, 0x77, size);
+    assert_int_equal(send(fd, &q, sizeof(q.dma) + size, 0), sizeof(q.dma) + size);
+    assert_int_equal(m->backend->ops->device_ready(m->backend, d->handle), 0);
+    assert_int_equal(recv(fd, &a, sizeof(a), MSG_DONTWAIT), sizeof(a));
+    return a.status;
 }
 
 /* Does the device reach these IOVAs? Asked of the page table, without DMA. */
