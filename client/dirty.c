@@ -188,8 +188,9 @@ static int fail_large(struct vfb_client *c, const struct reading *d, uint64_t at
     const struct vbc_error *e = &c->error;
     uint64_t first = d->iova + at * d->page_size, last, page = d->page_size;
 
-    if (e->pub.n_conflicts == 0 || e->conflicts[0].with_first != first || e->conflicts[0].with_last <= first)
-        return e->pub.code; /* something else, and said by the broker */
+    if (e->pub.n_conflicts == 0 || e->conflicts[0].with_first != first || e->conflicts[0].with_last <= first ||
+        (e->conflicts[0].with_last - first) / page < VB_DIRTY_PAGES_MAX)
+        return e->pub.code; /* something else, and said by the broker: it is not made of such pages */
     last = e->conflicts[0].with_last;
     while (page && (last - first) / page >= VB_DIRTY_PAGES_MAX)
         page *= 2;

@@ -281,7 +281,8 @@ enum vfb_dirty_flags {
 /* Sets bits for what was written since they were cleared last; sets only, so several reads add up, and a read that fails has
  * lost nothing. bitmap: size / page_size bits, in 64-bit words of this machine, bit n of word n/64 being 1 << (n % 64) for the
  * page at iova + n * page_size; others in those words stay. page_size: that of vfb_dirty_start(), or a larger power of two if
- * the backend can. iova and size: multiples of page_size, cutting no mapping (VFB_INVALID); holes are fine.
+ * the backend can and all mappings in the range are multiples of it. iova and size: multiples of page_size, cutting no
+ * mapping (VFB_INVALID); holes are fine.
  * A range of more than 2^24 pages (64 GiB of 4 KiB) takes several requests, cut between mappings: one that has more pages itself
  * is VFB_INVALID. When a later request fails the earlier ones have been done: their bits are set, and with UNMAP their
  * mappings gone; repeat the call. The first read keeps a memfd of as many bits as its largest request, 2 MiB at most.

@@ -1,6 +1,7 @@
 /* vfio-brokerctl bind and unbind: root's own act on sysfs; the broker has no part in it. */
 #include "config.h"
 
+#include <ctype.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -13,6 +14,16 @@ static const struct grid_column columns[] = {
     {"group", "GROUP", GRID_NUMBER},   {"text", "RESULT", GRID_TEXT},
 };
 
+/* 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001: how mdevs are named. */
+static bool is_uuid(const char *text) {
+    static const char form[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+    size_t i = 0;
+
+    while (form[i] && (form[i] == '-' ? text[i] == '-' : isxdigit((unsigned char)text[i])))
+        i++;
+    return !form[i] && !text[i];
+}
+
 /* All of them, before the first device is touched. */
 static int check_addresses(int n, char **args) {
     char address[PCI_ADDRESS_SIZE];
@@ -20,7 +31,13 @@ static int check_addresses(int n, char **args) {
     for (int i = 0; i < n; i++) {
         if (pci_address_parse(args[i], address))
             continue;
-        ctl_say("%s is not a PCI address such as 0000:00:04.0: see lspci -D", args[i]);
+        if (is_uuid(args[i]))
+            ctl_say("%s is an mdev: it is made by its host driver, on the driver that it needs, and is not bound or "
+                    "unbound; "
+                    "vfio-brokerctl list devices says whether it can be claimed",
+                    args[i]);
+        else
+            ctl_say("%s is not a PCI address such as 0000:00:04.0: see lspci -D", args[i]);
         return CTL_USAGE;
     }
     return CTL_OK;

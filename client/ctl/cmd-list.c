@@ -1,10 +1,12 @@
 /* vfio-brokerctl list: a table of kinds, each with its columns and what fills a page of rows. */
 #include "config.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "client/ctl/ctl.h"
+#include "proto/cleanup.h"
 
 /* ---- sessions ------------------------------------------------------------------------------------------------- */
 
@@ -67,9 +69,44 @@ static void add_names(struct ctl *ctl, struct grid *g) {
 
 static const struct grid_column space_columns[] = {
     {"session", "SESSION", GRID_NUMBER},   {"space", "SPACE", GRID_NUMBER},        {"name", "NAME", GRID_TEXT},
-    {"mappings", "MAPPINGS", GRID_NUMBER}, {"mapped_bytes", "MAPPED", GRID_BYTES}, {"domains", "DOMAINS", GRID_TEXT},
-    {"devices", "DEVICES", GRID_WORDS},
+    {"mappings", "MAPPINGS", GRID_NUMBER}, {"mapped_bytes", "MAPPED", GRID_BYTES}, {"discarded", "DISCARDED", GRID_ID},
+    {"dirty", "DIRTY", GRID_FLAG},         {"devices", "DEVICES", GRID_WORDS},     {"domains", "DOMAINS", GRID_TEXT},
 };
+
+/* "ioas 3, hwpt 5", or where there are more, or one that leaves out: "ioas 3, hwpt 5 (0000:00:04.0); ioas 3, hwpt 7
+ * (0000:00:05.0; leaves out 2)". `list domains` has the same in columns. */
+static void print_domains(FILE *f, const VfioBroker__SpaceRow *row) {
+    for (size_t i = 0; i < row->n_domain; i++) {
+        const VfioBroker__DomainRow *d = row->domain[i];
+
+        fprintf(f, "%s%s", i ? "; " : "", d->text);
+        if (row->n_domain == 1 && !d->leaves_out)
+            continue;
+        fputs(" (", f);
+        for (size_t k = 0; k < d->n_devices; k++)
+            fprintf(f, "%s%s", k ? "," : "", d->devices[k]);
+        if (d->leaves_out)
+            fprintf(f, "%sleaves out %" PRIu64, d->n_devices ? "; " : "", d->left_out);
+        fputs(d->n_devices || d->leaves_out ? ")" : "no device)", f);
+    }
+    if (row->n_domain == 0) /* of a session from before there were rows of domains */
+        fputs(row->domains, f);
+}
+
+static void add_domains_text(struct grid *g, const VfioBroker__SpaceRow *row) {
+    VB_FREE char *text = NULL;
+    size_t size;
+    FILE *f = open_memstream(&text, &size);
+
+    if (f) {
+        print_domains(f, row);
+        if (fclose(f) == 0) {
+            grid_text(g, text);
+            return;
+        }
+    }
+    g->failed = true;
+}
 
 static void add_spaces(struct grid *g, uint32_t session, const VfioBroker__InspectReply *reply) {
     for (size_t i = 0; i < reply->n_spaces; i++) {
@@ -80,8 +117,32 @@ static void add_spaces(struct grid *g, uint32_t session, const VfioBroker__Inspe
         grid_text(g, row->name);
         grid_number(g, row->mappings);
         grid_number(g, row->mapped_bytes);
-        grid_text(g, row->domains);
+        grid_number(g, row->discarded);
+        grid_number(g, row->dirty);
         grid_words(g, row->devices, row->n_devices);
+        add_domains_text(g, row);
+    }
+}
+
+/* ---- domains: what the kernel has of spaces ---------------------------------------------------------------------- */
+
+static const struct grid_column domain_columns[] = {
+    {"session", "SESSION", GRID_NUMBER},     {"space", "SPACE", GRID_NUMBER},       {"domain", "DOMAIN", GRID_TEXT},
+    {"leaves_out", "LEAVES OUT", GRID_FLAG}, {"left_out", "LEFT OUT", GRID_NUMBER}, {"devices", "DEVICES", GRID_WORDS},
+};
+
+static void add_domains(struct grid *g, uint32_t session, const VfioBroker__InspectReply *reply) {
+    for (size_t i = 0; i < reply->n_spaces; i++) {
+        const VfioBroker__SpaceRow *row = reply->spaces[i];
+
+        for (size_t k = 0; k < row->n_domain; k++) {
+            grid_number(g, session);
+            grid_number(g, row->space);
+            grid_text(g, row->domain[k]->text);
+            grid_number(g, row->domain[k]->leaves_out);
+            grid_number(g, row->domain[k]->left_out);
+            grid_words(g, row->domain[k]->devices, row->domain[k]->n_devices);
+        }
     }
 }
 
@@ -153,7 +214,9 @@ static void add_devices(struct grid *g, uint32_t session, const VfioBroker__Insp
         const VfioBroker__DeviceRow *row = reply->devices[i];
         char id[16];
 
-        snprintf(id, sizeof id, "%04x:%04x", row->vendor & 0xffff, row->device & 0xffff);
+        id[0] = 0; /* an mdev, say, is on no PCI bus */
+        if (row->vendor || row->device)
+            snprintf(id, sizeof id, "%04x:%04x", row->vendor & 0xffff, row->device & 0xffff);
         grid_text(g, row->address);
         grid_text(g, id);
         grid_number(g, row->pci_class);
@@ -180,13 +243,14 @@ static const struct kind {
 } kinds[] = {
     {"sessions", VFIO_BROKER__INSPECT_KIND__INSPECT_SESSIONS, false, add_sessions, COLUMNS(session_columns)},
     {"spaces", VFIO_BROKER__INSPECT_KIND__INSPECT_SPACES, true, add_spaces, COLUMNS(space_columns)},
+    {"domains", VFIO_BROKER__INSPECT_KIND__INSPECT_SPACES, true, add_domains, COLUMNS(domain_columns)},
     {"mappings", VFIO_BROKER__INSPECT_KIND__INSPECT_MAPPINGS, true, add_mappings, COLUMNS(mapping_columns)},
     {"memory", VFIO_BROKER__INSPECT_KIND__INSPECT_MEMORY, true, add_memory, COLUMNS(memory_columns)},
     {"devices", VFIO_BROKER__INSPECT_KIND__INSPECT_DEVICES, false, add_devices, COLUMNS(device_columns)},
 };
 #define N_KINDS (sizeof kinds / sizeof *kinds)
-const char *const cmd_list_words[] = {"sessions", "spaces", "mappings", "memory", "devices", NULL};
-const char *const cmd_list_session_words[] = {"spaces", "mappings", "memory", NULL};
+const char *const cmd_list_words[] = {"sessions", "spaces", "domains", "mappings", "memory", "devices", NULL};
+const char *const cmd_list_session_words[] = {"spaces", "domains", "mappings", "memory", NULL};
 
 int cmd_list(struct ctl *ctl, int n, char **args) {
     const char *name = n > 0 ? args[0] : "sessions";
@@ -197,11 +261,11 @@ int cmd_list(struct ctl *ctl, int n, char **args) {
         if (strcmp(kinds[i].name, name) == 0)
             k = &kinds[i];
     if (!k) {
-        ctl_say("there is no list of %s: sessions, spaces, mappings, memory, devices", name);
+        ctl_say("there is no list of %s: sessions, spaces, domains, mappings, memory, devices", name);
         return CTL_USAGE;
     }
     if (ctl->has_session && !k->per_session) {
-        ctl_say("--session= goes with spaces, mappings and memory");
+        ctl_say("--session= goes with spaces, domains, mappings and memory");
         return CTL_USAGE;
     }
     GRID struct grid g = {.columns = k->columns, .n_columns = k->n_columns};

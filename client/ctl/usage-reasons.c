@@ -45,6 +45,13 @@ static const char *both_note(const char *kind) {
                                         : "paid with its mapping; the kernel counts it twice in the session's VmLck";
 }
 
+/* Where the daemon has no reason of its own: what a mapping costs. */
+static const char *mapping_note(const struct ctl *ctl, const char *told) {
+    if (*told || (vfb_info(ctl->client)->features & VFB_FEATURE_SHARED_PINS))
+        return told;
+    return "paid anew for each mapping in each domain: this backend cannot share pins";
+}
+
 static void add_memory(struct grid *g, uint32_t session, const VfioBroker__InspectReply *reply) {
     (void)session;
     for (size_t i = 0; i < reply->n_memories; i++) {
@@ -80,7 +87,7 @@ static void add_reasons_of(struct ctl *ctl, struct usage_view *v, size_t session
         uint64_t pins_alone = usage_less(usage_number(&memory, i, MEMORY_PAID), mapped);
         const char *name = usage_text(&memory, i, MEMORY_NAME);
 
-        add_reason(g, &p, id, name, "mapping", mapped, true, usage_text(&memory, i, MEMORY_NOTE));
+        add_reason(g, &p, id, name, "mapping", mapped, true, mapping_note(ctl, usage_text(&memory, i, MEMORY_NOTE)));
         add_reason(g, &p, id, name, "pin", pins_alone, true, "no mapping shows it any more");
         add_reason(g, &p, id, name, "mapping and pin", usage_less(usage_number(&memory, i, MEMORY_PINNED), pins_alone),
                    false, both_note(usage_text(&memory, i, MEMORY_KIND)));

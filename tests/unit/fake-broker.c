@@ -7,6 +7,7 @@
 #include <sys/un.h>
 
 char fake_path[64];
+uint64_t fake_features;
 static pid_t broker = -1;
 static struct vb_arena arena;
 static uint8_t buf[VB_PACKET_MAX];
@@ -60,7 +61,7 @@ void put_hello(int s, uint64_t id, uint32_t version, uint32_t batch) {
     m.id = id;
     m_body.version = version;
     m_body.session = 7;
-    m_body.features = VFB_FEATURE_DMA;
+    m_body.features = fake_features;
     m_body.backend = "fake";
     m_body.broker = "0.0\033[31m";
     l.batch = batch;
@@ -76,7 +77,7 @@ void greet(int s) {
     put_hello(s, req->id, 1, 1024);
 }
 
-static void put_event(int s, VfioBroker__Event *e) {
+void put_event(int s, VfioBroker__Event *e) {
     VfioBroker__Reply m = VFIO_BROKER__REPLY__INIT;
     m.body_case = VFIO_BROKER__REPLY__BODY_EVENT;
     m.event = e;
@@ -232,6 +233,7 @@ int fake_setup(void **state) {
     (void)state;
     snprintf(fake_path, sizeof fake_path, "/tmp/vfb-test-%d.sock", (int)getpid());
     unlink(fake_path);
+    fake_features = VFB_FEATURE_DMA | VFB_FEATURE_SHARED_PINS | VFB_FEATURE_DMA_BUF | VFB_FEATURE_DOMAINS;
     alarm(60);
     fds_before = count_fds();
     return 0;

@@ -47,6 +47,7 @@ void put_done(int s, uint64_t id);
 void put_error(int s, uint64_t id, int code, const char *text);
 void put_hello(int s, uint64_t id, uint32_t version, uint32_t batch);
 void greet(int s);
+void put_event(int s, VfioBroker__Event *e);
 void event_gone(int s, uint32_t device);
 void event_closing(int s, const char *why);
 void event_invalidate(int s, uint32_t access, const uint32_t *pins, size_t n);
@@ -72,6 +73,8 @@ void put_pin(int s, uint64_t id, uint32_t pin, uint32_t memory, int fd);
 
 /* ---- in the test ---- */
 extern char fake_path[64];
+extern uint64_t
+    fake_features; /* that Hello tells; set before start(), all that this broker could have before each test */
 typedef void (*script_fn)(int s, int connection);
 /* A listening socket at fake_path. */
 int listener(void);
