@@ -17,7 +17,9 @@ static void case_hello(void) {
              i->memory_bytes);
     tap_check(i->version == 1, "version %u", i->version);
     tap_check(i->session > 0, "no session number");
-    tap_check(strcmp(i->backend, "iommufd") == 0 || strcmp(i->backend, "emulated") == 0, "backend %s", i->backend);
+    tap_check(strcmp(i->backend, "iommufd") == 0 || strcmp(i->backend, "type1") == 0 ||
+                  strcmp(i->backend, "emulated") == 0,
+              "backend %s", i->backend);
     tap_check(i->broker[0], "no broker version");
     tap_check(i->batch_max >= 1024 && i->memories_max >= 256 && i->spaces_max >= 64 && i->devices_max >= 64,
               "batch %u, memories %u, spaces %u, devices %u", i->batch_max, i->memories_max, i->spaces_max,
