@@ -67,12 +67,16 @@ uint64_t vb_conflict_mappings(struct vb_error *e, struct vb_space *s, const stru
 
 int vb_conflict_needs(struct vb_error *e, const struct vb_space *s, const struct vb_device *d,
                       const struct vb_space_info *info) {
-    for (uint32_t i = 0; i < s->n_needs; i++)
-        if (vb_conflict_reserved(e, s->needs[i], d) ||
-            (info && vb_conflict_usable(e, s->needs[i], 0, info, d->address)))
+    const uint64_t page = info ? info->page_sizes & -info->page_sizes : 1; /* what is needed is mapped in whole pages */
+
+    for (uint32_t i = 0; i < s->n_needs; i++) {
+        const struct vb_range r = {s->needs[i].first & ~(page - 1), s->needs[i].last | (page - 1)};
+
+        if (vb_conflict_reserved(e, s->needs[i], d) || (info && vb_conflict_usable(e, r, 0, info, d->address)))
             return vb_refuse(e, VB_RESERVED,
                              "space %" PRIu32 " needs 0x%" PRIx64 "-0x%" PRIx64
                              ", of which device %s cannot use all; attach it leaving out, or need less",
                              s->id, s->needs[i].first, s->needs[i].last, d->address);
+    }
     return 0;
 }

@@ -1,8 +1,6 @@
 /* The emulated backend by itself: DMA through the page table, hostile packets, devices that stay open, faults. */
 #include "tests/unit/core-fixture.h"
 
-#include <sys/socket.h>
-
 static struct vb_emulated_dma *packet(uint32_t op, uint64_t iova, uint32_t size) {
     static union {
         struct vb_emulated_dma dma;
@@ -203,6 +201,108 @@ static void test_aperture(void **state) {
     vb_model_free(m);
 }
 
+/* What the host would do to a device. */
+static void test_the_host_wants_a_device_and_loses_it(void **state) {
+    struct rig r = make_rig();
+    const struct vb_backend_ops *ops = r.m->backend->ops;
+    const vb_handle h = r.device->handle;
+    struct vb_emulated_dma_reply a;
+    vb_handle released;
+
+    (void)state;
+    assert_int_equal(ask(r.m, h, r.fd, packet(VB_EMULATED_HOST_WANTS, 0, 1), sizeof(struct vb_emulated_dma))->status,
+                     -EINVAL); /* with a size: it is none */
+    assert_int_equal(send(r.fd, packet(VB_EMULATED_HOST_WANTS, 0, 0), sizeof(struct vb_emulated_dma), 0),
+                     sizeof(struct vb_emulated_dma));
+    assert_int_equal(ops->device_ready(r.m->backend, h), 1);
+    assert_int_equal(recv(r.fd, &a, sizeof(a), MSG_DONTWAIT), sizeof(a));
+    assert_int_equal(a.status, 0);
+    assert_int_equal(ops->device_ready(r.m->backend, h), 0);
+    assert_int_equal(send(r.fd, packet(VB_EMULATED_HOST_LOST, 0, 0), sizeof(struct vb_emulated_dma), 0),
+                     sizeof(struct vb_emulated_dma));
+    assert_int_equal(ops->device_ready(r.m->backend, h), -ENODEV);
+    assert_int_equal(recv(r.fd, &a, sizeof(a), MSG_DONTWAIT), sizeof(a));
+    assert_int_equal(recv(r.fd, &a, sizeof(a), MSG_DONTWAIT), 0); /* the end */
+    assert_int_equal(release1(r.m, r.device->id, &released, NULL), 0);
+    assert_false(ops->in_use(r.m->backend, released)); /* whoever has the fd */
+    end_rig(&r);
+}
+
+static void test_kinds(void **state) {
+    static const struct vb_emulated_kind kinds[] = {
+        {.address = "57 bits", .aperture_last = (1ull << 57) - 1, .page_size = 4096},
+        {.address = "32 bits, 64 KiB",
+         .aperture_last = (1ull << 32) - 1,
+         .page_size = 65536,
+         .n_reserved = 2,
+         .reserved = {{{0, 0xffff}, "reserved"}, {{0x80000000, 0xffffffff}, "direct"}}},
+    };
+    const struct vb_emulated_knobs knobs = {.kinds = kinds, .n_kinds = 2};
+    const struct vb_device_desc desc[2] = {{.address = "57 bits", .fds = {-1, -1}, .with = VB_NO_HANDLE},
+                                           {.address = "32 bits, 64 KiB", .fds = {-1, -1}, .with = VB_NO_HANDLE}};
+    struct vb_backend_map map = {.iova = 1ull << 56, .size = 4096, .prot = 3};
+    const struct vb_range everything = {0, UINT64_MAX}, at = {1ull << 56, (1ull << 56) + 4095};
+    struct vb_error e = {0};
+    struct vb_space_info info;
+    vb_handle memory, domain, device[2];
+    struct vb_backend *b;
+    size_t done;
+    int fd[2], i;
+
+    (void)state;
+    assert_int_equal(vb_emulated_new(&knobs, &b, NULL), 0);
+    fd[0] = make_memory(MIB);
+    assert_int_equal(
+        b->ops->memory_add(b, &(struct vb_memory_desc){.fd = fd[0], .size = MIB, .writable = true}, &memory, NULL), 0);
+    close(fd[0]);
+    map.memory = memory;
+    assert_int_equal(b->ops->domain_open(b, VB_NO_HANDLE, &domain, NULL), 0);
+    for (i = 0; i < 2; i++) {
+        assert_int_equal(b->ops->device_open(b, &desc[i], &device[i], &fd[i], NULL), 0);
+        assert_int_equal(b->ops->device_bind(b, device[i], NULL), 0);
+    }
+    assert_int_equal(b->ops->device_attach(b, device[0], domain, NULL), 0);
+    assert_int_equal(b->ops->domain_info(b, domain, &info, NULL), 0);
+    assert_true(info.n_usable == 1 && info.usable[0].last == (1ull << 57) - 1 && info.page_sizes == ~4095ull);
+    assert_int_equal(b->ops->map(b, domain, &map, 1, &done, NULL), 0);
+    assert_true(vb_emulated_reaches(b, device[0], at) && !vb_emulated_reaches(b, device[1], at));
+    assert_int_equal(b->ops->device_attach(b, device[1], domain, &e), VB_RESERVED); /* as the kernel: EADDRINUSE */
+    assert_int_equal(b->ops->unmap(b, domain, &at, 1, &done, NULL), 0);
+    assert_int_equal(b->ops->unmap(b, domain, &at, 1, &done, NULL), -ENOENT);
+    assert_int_equal(b->ops->unmap(b, domain, &everything, 1, &done, NULL), 0); /* any number */
+    map.iova = 0x11000;                                                         /* no page of 64 KiB */
+    assert_int_equal(b->ops->map(b, domain, &map, 1, &done, NULL), 0);
+    assert_int_equal(b->ops->device_attach(b, device[1], domain, &e), VB_RESERVED);
+    assert_int_equal(b->ops->unmap(b, domain, &everything, 1, &done, NULL), 0);
+    assert_int_equal(b->ops->device_attach(b, device[1], domain, NULL), 0);
+    assert_int_equal(b->ops->domain_info(b, domain, &info, NULL), 0);
+    assert_true(info.n_usable == 1 && info.usable[0].first == 0x10000 && info.usable[0].last == 0x7fffffff);
+    assert_int_equal(info.page_sizes, ~65535ull);
+    assert_int_equal(b->ops->map(b, domain, &map, 1, &done, NULL), -EINVAL);
+    assert_int_equal(b->ops->domain_need(b, domain, &(struct vb_range){0x80000000, 0x80000000}, 1, NULL), VB_RESERVED);
+    assert_int_equal(b->ops->device_detach(b, device[1], NULL), 0);
+    assert_int_equal(b->ops->domain_need(b, domain, &(struct vb_range){0x80000000, 0x80000000}, 1, NULL), 0);
+    assert_int_equal(b->ops->device_attach(b, device[1], domain, &e), VB_RESERVED);
+    b->ops->close(b);
+    close(fd[0]);
+    close(fd[1]);
+}
+
+static void test_coarse_dirty_bits(void **state) {
+    struct rig r = make_rig();
+    struct vb_dirty_info info;
+    uint64_t bits = 0;
+
+    (void)state;
+    vb_emulated_knobs(r.m->backend)->coarse = true;
+    assert_int_equal(map1(r.m, 1, 1, 0x100000, 0x4000, 0, 3, NULL), 0);
+    assert_int_equal(vb_model_dirty_set(r.m, 1, true, &info, NULL), 0);
+    assert_true(info.coarse);
+    assert_int_equal(vb_model_dirty_read(r.m, 1, (struct vb_range){0x0ff000, 0x10ffff}, 4096, false, &bits, NULL), 0);
+    assert_int_equal(bits, 0x1e); /* all that is mapped, and nothing else */
+    end_rig(&r);
+}
+
 static void test_speed(void **state) {
     const unsigned rounds = 300;
     struct vb_model *m = make_model(64 * MIB);
@@ -239,6 +339,9 @@ int main(void) {
         cmocka_unit_test(test_hostile_packets),
         cmocka_unit_test(test_closing),
         cmocka_unit_test(test_aperture),
+        cmocka_unit_test(test_the_host_wants_a_device_and_loses_it),
+        cmocka_unit_test(test_kinds),
+        cmocka_unit_test(test_coarse_dirty_bits),
         cmocka_unit_test(test_speed),
     };
 

@@ -255,6 +255,10 @@ static void test_needs(void **state) {
     assert_int_equal(attach1(m, wide->id, s->id, fresh()), 0);
     REFUSED(attach1(m, narrow->id, s->id, fresh()), VB_RESERVED, "narrow");
     assert_int_equal(attach_leaving_out(m, narrow->id, s->id), 0); /* its own affair */
+    needs[1] = (struct vb_range){HIGH + 1, HIGH + 1};              /* a byte is a page */
+    assert_int_equal(vb_model_space_need(m, s->id, needs + 1, 1, fresh()), 0);
+    needs[1] = (struct vb_range){HIGH, HIGH + 0xffff};
+    assert_int_equal(vb_model_space_need(m, s->id, needs + 1, 1, fresh()), 0);
     REFUSED(vb_model_space_need(m, s->id, needs, 1, fresh()), VB_RESERVED, "wide", "0xfee00000");
     assert_true(s->n_needs == 1 && s->needs[0].first == HIGH);
     arm(VB_EMULATED_DOMAIN_NEED, 1, -EIO, false);
