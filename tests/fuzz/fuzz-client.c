@@ -109,6 +109,38 @@ static void event(struct vfb_client *c, const struct vfb_event *e, void *arg) {
     depth--;
 }
 
+static int leaving_out(struct vfb_client *c) {
+    struct vfb_conflict conflicts[20];
+    uint64_t left_out;
+    size_t n = 0;
+    int r = vfb_device_attach_leaving_out(c, 1, 1, &left_out, conflicts, 20, &n);
+
+    FUZZ_CHECK(n <= VB_CONFLICTS_MAX);
+    for (size_t i = 0; i < n; i++)
+        FUZZ_CHECK(strlen(conflicts[i].kind) < 16 && strlen(conflicts[i].device) <= VB_ADDRESS_MAX);
+    return r;
+}
+
+/* Nobody writes into the bitmap: whatever is said, no bit is set. */
+static int dirty_read(struct vfb_client *c, uint64_t pages) {
+    static uint64_t words[VB_DIRTY_PAGES_MAX / 64 + 3];
+    uint64_t found = 0;
+    int r = vfb_dirty_read(c, 1, 0x1000, pages * 4096, 4096, VFB_DIRTY_UNMAP, words, &found);
+
+    FUZZ_CHECK(found == 0);
+    for (size_t i = 0; i < pages / 64 + 1; i++)
+        FUZZ_CHECK(words[i] == 0);
+    return r;
+}
+
+/* A discard inside another is refused, whatever the broker says. */
+static int punch(void *arg) {
+    const struct vfb_unmap u = {.iova = 0x100000, .size = 4096};
+
+    FUZZ_CHECK(vfb_discard(arg, 1, &u, 1, punch, arg) != 0);
+    return vfb_process(arg);
+}
+
 static int call(struct vfb_client *c, uint8_t which, unsigned *waiting, unsigned *finished) {
     struct vfb_map m = {.iova = 0x100000, .size = 4096, .memory = 1, .prot = VFB_READ | VFB_WRITE};
     struct vfb_unmap u = {.iova = 0x100000, .size = 4096};
@@ -121,12 +153,13 @@ static int call(struct vfb_client *c, uint8_t which, unsigned *waiting, unsigned
     struct vfb_access access;
     const uint8_t secret[VFB_TOKEN_SIZE] = {0};
     const uint32_t pins[2] = {1, 2};
+    struct vfb_dirty_info dirty;
     uint64_t bytes;
     uint32_t id;
     size_t n;
     int r;
 
-    switch (which % 26) {
+    switch (which % 34) {
     case 0:
         return vfb_memory_register(c, memory_fd, VFB_WRITABLE, "ram", &memory);
     case 1:
@@ -201,6 +234,27 @@ static int call(struct vfb_client *c, uint8_t which, unsigned *waiting, unsigned
         r = vfb_unpin_async(c, 1, pins, 2, done, finished);
         *waiting += r == 0;
         return r;
+    case 26:
+        r = vfb_device_claim_for(c, "0000:00:04.0", 1, &device);
+        if (r == 0)
+            FUZZ_CHECK(close(device.fd) == 0);
+        return r;
+    case 27:
+        return leaving_out(c);
+    case 28:
+        return vfb_space_need(c, 1, &(struct vfb_range){0x1000, 0xffff}, 1);
+    case 29:
+        r = vfb_dirty_start(c, 1, &dirty);
+        FUZZ_CHECK(r != 0 || (dirty.page_size && !(dirty.page_size & (dirty.page_size - 1))));
+        return r;
+    case 30:
+        return vfb_dirty_stop(c, 1);
+    case 31:
+        return dirty_read(c, 100);
+    case 32: /* more than one request */
+        return dirty_read(c, VB_DIRTY_PAGES_MAX + 100);
+    case 33:
+        return vfb_discard(c, 1, &u, 1, punch, c);
     default: /* 17 */
         return vfb_process(c);
     }
