@@ -1,5 +1,6 @@
 /* Dirty tracking of the iommufd backend: each HWPT of the domain tracks what its devices write, and a page is dirty if any of
- * them says so. Only the hardware's own bits count, so nothing is ever coarse.
+ * them says so. Only the hardware's own bits count, so nothing is coarse; but neighbouring pages of memory may have one entry in
+ * the page tables, and then are dirty together.
  *
  * Not tracked is what a client does behind our back: its device attached to the IOAS instead (the kernel then makes an HWPT that
  * cannot). That is its own loss. */
@@ -79,7 +80,8 @@ int vb_iommufd_dirty_set(struct vb_backend *b, vb_handle domain, bool on, struct
     }
     dom->dirty = true;
     /* IOMMU pages are never larger than the host's (io_pagetable.c, iopt_table_add_domain), and mappings are of host pages. */
-    *ret = (struct vb_dirty_info){.page_size = (uint64_t)sysconf(_SC_PAGESIZE)};
+    if (ret)
+        *ret = (struct vb_dirty_info){.page_size = (uint64_t)sysconf(_SC_PAGESIZE)};
     return 0;
 }
 

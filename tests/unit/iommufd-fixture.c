@@ -5,6 +5,7 @@
 #include <sys/ioctl.h>
 
 const char *missing;
+struct vb_workers *workers;
 const char *const address[EDUS] = {"0000:00:04.0", "0000:00:05.0", "0000:00:06.0"};
 char cdev[EDUS][64];
 
@@ -68,19 +69,30 @@ struct vb_model *real_model(int iommufd, bool no_map_file) {
     struct vb_backend *b = NULL;
     struct vb_model *m = NULL;
 
-    if (vb_iommufd_new(iommufd, no_map_file, &b, fresh()) != 0)
+    if (vb_iommufd_new(iommufd, no_map_file, workers, &b, fresh()) != 0)
         fail_msg("%s", e.text);
     assert_int_equal(vb_model_new(b, VB_MAPPINGS_DEFAULT, &m), 0);
     m->ledger.lease = m->ledger.limit = 1ull << 40;
     return m;
 }
 
-struct vb_device *real_device(struct vb_model *m, int i, int *ret_client_fd) {
-    int fd = open(cdev[i], O_RDWR | O_CLOEXEC);
-    struct vb_device *d = NULL;
+int claim_fd(struct vb_model *m, const char *name, bool software, size_t n_reserved, int fd,
+             struct vb_device **ret_device, int *ret_client_fd) {
+    const struct vb_claim_desc c = {.address = name,
+                                    .group = 1,
+                                    .software = software,
+                                    .reserved = &msi_window,
+                                    .n_reserved = n_reserved,
+                                    .fds = {fd, -1}};
 
     assert_true(fd >= 0);
-    OK(vb_model_claim(m, address[i], 1, &msi_window, 1, fd, &d, ret_client_fd, &e));
+    return vb_model_claim(m, &c, ret_device, ret_client_fd, &e);
+}
+
+struct vb_device *real_device(struct vb_model *m, int i, int *ret_client_fd) {
+    struct vb_device *d = NULL;
+
+    OK(claim_fd(m, address[i], false, 1, open(cdev[i], O_RDWR | O_CLOEXEC), &d, ret_client_fd));
     OK(vb_model_bind(m, d->id, &e));
     return d;
 }
@@ -164,7 +176,7 @@ void edu_copy(struct edu *edu, uint64_t from, uint64_t to, uint64_t size) {
     edu_run(edu, EDU_BUFFER, to, size, 1 | 2);
 }
 
-bool reaches(struct edu *edu, uint64_t from, uint64_t to, int fd, uint64_t offset) {
+bool edu_reaches(struct edu *edu, uint64_t from, uint64_t to, int fd, uint64_t offset) {
     unsigned char zero[64] = {0}, got[64];
 
     assert_int_equal(pwrite(fd, zero, 64, (off_t)offset), 64);

@@ -10,7 +10,8 @@
 
 #define EDUS 3
 
-extern const char *missing; /* why this machine cannot run the tests; NULL: it can */
+extern const char *missing;        /* why this machine cannot run the tests; NULL: it can */
+extern struct vb_workers *workers; /* real_model() gives them to the backend; NULL: none */
 extern const char *const address[EDUS];
 extern char cdev[EDUS][64]; /* "/dev/vfio/devices/vfio0" */
 
@@ -28,6 +29,13 @@ void write_text(const char *path, const char *text);
 int open_iommufd(void);
 /* `iommufd` is consumed. */
 struct vb_model *real_model(int iommufd, bool no_map_file);
+/* As vb_model_claim(); `fd` is a cdev. n_reserved 1: the window of MSIs, 0: as if sysfs had told nothing. */
+int claim_fd(struct vb_model *m, const char *name, bool software, size_t n_reserved, int fd,
+             struct vb_device **ret_device, int *ret_client_fd);
+/* The IOAS behind a space's first domain. */
+static inline uint32_t ioas_of(struct vb_model *m, uint32_t space) {
+    return (uint32_t)TAILQ_FIRST(&vb_model_space(m, space, NULL)->domains)->handle;
+}
 /* Claims and binds edu number i; the client's fd is the caller's. */
 struct vb_device *real_device(struct vb_model *m, int i, int *ret_client_fd);
 
@@ -53,7 +61,7 @@ void edu_close(struct edu *edu);
 /* Memory -> device -> memory. */
 void edu_copy(struct edu *edu, uint64_t from, uint64_t to, uint64_t size);
 /* Does the device reach `to`, shown at `offset` of `fd`? Its source is somewhere that it can read, not full of 0. */
-bool reaches(struct edu *edu, uint64_t from, uint64_t to, int fd, uint64_t offset);
+bool edu_reaches(struct edu *edu, uint64_t from, uint64_t to, int fd, uint64_t offset);
 
 /* One for each file. */
 static struct vb_error e;

@@ -86,27 +86,36 @@ unsigned check_kernel_pool(struct vb_model *m, bool believing) {
     return believed;
 }
 
-void check_kernel_spaces(struct vb_model *m, mark_fn mark) {
+static void check_kernel_domain(struct vb_model *m, struct vb_space *s, const struct vb_domain *dom, mark_fn mark) {
     const int iommufd = backend(m)->fd;
+    const uint32_t ioas = (uint32_t)dom->handle;
+    struct access_command c = {.size = sizeof(c), .op = CREATE_ACCESS, .id = ioas};
+    struct vb_mapping *p;
+    uint64_t end = 0;
+    int fd;
+
+    assert_int_equal(ioctl(iommufd, IOMMU_TEST_CMD, &c), 0);
+    fd = (int)(uint32_t)c.iova_or_fd;
+    for (p = vb_mapping_first(&s->tree, (struct vb_range){0, UINT64_MAX}); p; p = vb_mapping_next(p)) {
+        assert_false(p->leaving);
+        if (p->pending || (dom->leaves_out && !vb_domain_fits(&dom->info, p->iova, p->offset)))
+            continue;
+        check_mapping(iommufd, fd, p, mark);
+        check_gap(iommufd, ioas, end, p->iova.first);
+        end = p->iova.last + 1;
+    }
+    close(fd);
+    check_gap(iommufd, ioas, end, UINT64_MAX - 1);
+}
+
+void check_kernel_spaces(struct vb_model *m, mark_fn mark) {
+    struct vb_domain *dom;
     uint32_t i;
 
     for (i = 0; i < m->spaces.n; i++) {
         struct vb_space *s = m->spaces.items[i];
-        const uint32_t ioas = (uint32_t)s->handle;
-        struct access_command c = {.size = sizeof(c), .op = CREATE_ACCESS, .id = ioas};
-        struct vb_mapping *p;
-        uint64_t end = 0;
-        int fd;
 
-        assert_int_equal(ioctl(iommufd, IOMMU_TEST_CMD, &c), 0);
-        fd = (int)(uint32_t)c.iova_or_fd;
-        for (p = vb_mapping_first(&s->tree, (struct vb_range){0, UINT64_MAX}); p; p = vb_mapping_next(p)) {
-            assert_false(p->pending || p->leaving);
-            check_mapping(iommufd, fd, p, mark);
-            check_gap(iommufd, ioas, end, p->iova.first);
-            end = p->iova.last + 1;
-        }
-        close(fd);
-        check_gap(iommufd, ioas, end, UINT64_MAX - 1);
+        TAILQ_FOREACH (dom, &s->domains, entry)
+            check_kernel_domain(m, s, dom, mark);
     }
 }

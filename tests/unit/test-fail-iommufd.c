@@ -57,9 +57,9 @@ static void set_scene(void) {
     fds_at_start = count_fds();
     m = real_model(open_iommufd(), by_address);
     for (i = 1; i <= 2; i++)
-        OK(vb_model_register(m, marked_memory(i), true, "ram", &memory, &e));
-    OK(vb_model_register(m, marked_memory(3), false, "rom", &memory, &e));
-    OK(vb_model_register(m, make_memory(MEMORY), true, "idle", &memory, &e));
+        OK(vb_model_register(m, marked_memory(i), true, 0, "ram", &memory, &e));
+    OK(vb_model_register(m, marked_memory(3), false, 0, "rom", &memory, &e));
+    OK(vb_model_register(m, make_memory(MEMORY), true, 0, "idle", &memory, &e));
     for (i = 0; i < 3; i++)
         add_space(m);
     for (i = 0; i < 6; i++)
@@ -71,8 +71,8 @@ static void set_scene(void) {
     OK(vb_model_pin(m, vb_model_space(m, 3, NULL), (struct vb_range){0x4000, 0x7fff}, 3, NULL, &scene_pin, &e));
     for (i = 0; i < 2; i++)
         real_device(m, (int)i, &clients[i]);
-    OK(vb_model_claim(m, address[2], 1, &msi_window, 1, open(cdev[2], O_RDWR | O_CLOEXEC), &d, &clients[2], &e));
-    OK(vb_model_attach(m, 1, 1, &e));
+    OK(claim_fd(m, address[2], false, 1, open(cdev[2], O_RDWR | O_CLOEXEC), &d, &clients[2]));
+    OK(attach1(m, 1, 1, &e));
     new_memory = make_memory(MEMORY);
 }
 
@@ -104,7 +104,7 @@ static int give_cdev(void) {
 }
 static int op_register(void) {
     struct vb_memory *ret;
-    return vb_model_register(m, given, true, "new", &ret, &e);
+    return vb_model_register(m, given, true, 0, "new", &ret, &e);
 }
 static int op_unregister(void) {
     return vb_model_unregister(m, 4, &e);
@@ -153,23 +153,23 @@ static int op_unmap_all(void) {
 }
 static int op_claim(void) {
     struct vb_device *ret;
-    return vb_model_claim(m, "new", 1, &msi_window, 1, given, &ret, &new_client, &e);
+    return claim_fd(m, "new", false, 1, given, &ret, &new_client);
 }
 static int op_bind(void) {
     return vb_model_bind(m, 3, &e);
 }
 static int op_attach(void) {
-    return vb_model_attach(m, 2, 2, &e);
+    return attach1(m, 2, 2, &e);
 }
 static int op_attach_second(void) {
-    return vb_model_attach(m, 2, 1, &e);
+    return attach1(m, 2, 1, &e);
 }
 static int op_detach(void) {
     return vb_model_detach(m, 1, &e);
 }
 static int op_release(void) {
     vb_handle h;
-    return vb_model_release(m, 1, &h, &e);
+    return release1(m, 1, &h, &e);
 }
 static int op_pin(void) {
     struct vb_pin *ret;
@@ -264,7 +264,7 @@ static void picture(char *buf, size_t size) {
         SAY("space %u %s mappings %" PRIu64 " bytes %" PRIu64 " devices %u pins %u usable %u pages %" PRIx64
             " stale %d handle %" PRIu64 "\n",
             p->id, p->name, p->mappings, p->mapped_bytes, p->devices, p->n_pins, p->info.n_usable, p->info.page_sizes,
-            p->info_stale, p->handle);
+            p->info_stale, TAILQ_FIRST(&p->domains)->handle);
         for (k = vb_mapping_first(&p->tree, (struct vb_range){0, UINT64_MAX}); k; k = vb_mapping_next(k))
             SAY("  %" PRIx64 "-%" PRIx64 " memory %u at %" PRIx64 " prot %u\n", k->iova.first, k->iova.last,
                 k->memory->id, k->offset, k->prot);
@@ -341,13 +341,13 @@ static void check_dma(void) {
               fd2 = ((struct vb_memory *)m->memories.items[1])->fd;
     struct edu edu = edu_open(clients[0]);
 
-    assert_true(reaches(&edu, 0x110000, 0x111000, fd2, 0x4000));
+    assert_true(edu_reaches(&edu, 0x110000, 0x111000, fd2, 0x4000));
     mark_again(2, 0x4000);
-    assert_false(reaches(&edu, 0x110000, MAP_ONE, fd1, MAP_ONE_OFFSET));
+    assert_false(edu_reaches(&edu, 0x110000, MAP_ONE, fd1, MAP_ONE_OFFSET));
     mark_again(1, MAP_ONE_OFFSET);
     edu_close(&edu);
     edu = edu_open(clients[1]);
-    assert_false(reaches(&edu, 0x110000, 0x111000, fd2, 0x4000));
+    assert_false(edu_reaches(&edu, 0x110000, 0x111000, fd2, 0x4000));
     mark_again(2, 0x4000);
     edu_close(&edu);
     dma_checks++;

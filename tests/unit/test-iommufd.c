@@ -57,7 +57,7 @@ static void dma(bool no_map_file) {
     assert_int_equal(!(m->backend->ops->features(m->backend) & 4), no_map_file);
     OK(map1(m, 1, 1, 0x100000, 0x10000, 0, 3, &e)); /* before the attach */
     real_device(m, 0, &fd);
-    OK(vb_model_attach(m, 1, 1, &e));
+    OK(attach1(m, 1, 1, &e));
     OK(map1(m, 1, 1, 0x200000, 0x8000, 0x40000, 3, &e)); /* and behind it */
     assert_true(s->info.n_usable >= 2 && s->info.usable[0].last == 0xfedfffff);
     edu = edu_open(fd);
@@ -67,13 +67,13 @@ static void dma(bool no_map_file) {
     assert_int_equal(pread(memory->fd, b, sizeof(b), 0x41000), sizeof(b));
     assert_memory_equal(a, b, sizeof(a));
 
-    assert_true(reaches(&edu, 0x103800, 0x204000, memory->fd, 0x44000));
+    assert_true(edu_reaches(&edu, 0x103800, 0x204000, memory->fd, 0x44000));
     OK(unmap1(m, 1, 0x200000, 0x8000, &n, &bytes, &e));
-    assert_false(reaches(&edu, 0x103800, 0x204000, memory->fd, 0x44000));
+    assert_false(edu_reaches(&edu, 0x103800, 0x204000, memory->fd, 0x44000));
     OK(map1(m, 1, 1, 0x200000, 0x8000, 0x40000, 1, &e)); /* the device may read, not write */
-    assert_false(reaches(&edu, 0x103800, 0x204000, memory->fd, 0x44000));
+    assert_false(edu_reaches(&edu, 0x103800, 0x204000, memory->fd, 0x44000));
     OK(map1(m, 1, 1, 0xfffff0000000, 0x1000, 0x50000, 3, &e)); /* high up */
-    assert_true(reaches(&edu, 0x103800, 0xfffff0000000, memory->fd, 0x50000));
+    assert_true(edu_reaches(&edu, 0x103800, 0xfffff0000000, memory->fd, 0x50000));
     OK(vb_model_unmap_all(m, 1, &n, &bytes, &e));
     assert_int_equal(n, 3);
     edu_close(&edu);
@@ -108,11 +108,11 @@ static void test_read_only_memory(void **state) {
         no_map_file = i;
         m = real_model(open_iommufd(), no_map_file);
         mem = make_memory(MIB);
-        OK(vb_model_register(m, reopen(mem, O_RDONLY), false, "rom", &ro, &e));
+        OK(vb_model_register(m, reopen(mem, O_RDONLY), false, 0, "rom", &ro, &e));
         rw = add_memory(m, MIB);
         add_space(m);
         real_device(m, 0, &fd);
-        OK(vb_model_attach(m, 1, 1, &e));
+        OK(attach1(m, 1, 1, &e));
         OK(map1(m, 1, ro->id, 0x100000, 0x10000, 0, 1, &e));
         OK(map1(m, 1, rw->id, 0x200000, 0x10000, 0, 3, &e));
         edu = edu_open(fd);
@@ -120,7 +120,7 @@ static void test_read_only_memory(void **state) {
         unsigned char got;
         assert_int_equal(pread(rw->fd, &got, 1, 63), 1);
         assert_int_equal(got, 1);
-        assert_false(reaches(&edu, 0x101000, 0x102000, mem, 0x2000));
+        assert_false(edu_reaches(&edu, 0x101000, 0x102000, mem, 0x2000));
         edu_close(&edu);
         close(fd);
         close(mem);
@@ -149,18 +149,18 @@ static void test_across_pieces(void **state) {
         b = m->backend;
         s = add_space(m);
         real_device(m, 0, &fd);
-        OK(vb_model_attach(m, 1, 1, &e));
+        OK(attach1(m, 1, 1, &e));
         desc.fd = memfd_create("sparse", MFD_CLOEXEC);
         assert_int_equal(ftruncate(desc.fd, (off_t)size), 0);
         assert_int_equal(pwrite(desc.fd, "x", 1, (off_t)border - 0x2000), 1);
         OK(b->ops->memory_add(b, &desc, &map.memory, &e));
-        OK(b->ops->map(b, s->handle, &map, 1, &done, &e));
+        OK(b->ops->map(b, ioas_of(m, s->id), &map, 1, &done, &e));
         edu = edu_open(fd);
-        assert_true(reaches(&edu, 0x100000, 0x102fc0, desc.fd, border + 0xfc0));
-        assert_true(reaches(&edu, 0x100000, 0x101fc0, desc.fd, border - 0x40));
+        assert_true(edu_reaches(&edu, 0x100000, 0x102fc0, desc.fd, border + 0xfc0));
+        assert_true(edu_reaches(&edu, 0x100000, 0x101fc0, desc.fd, border - 0x40));
         edu_close(&edu);
-        OK(b->ops->unmap(b, s->handle, &whole, 1, &done, &e));
-        assert_int_equal(b->ops->unmap(b, s->handle, &whole, 1, &done, fresh()), -ENOENT);
+        OK(b->ops->unmap(b, ioas_of(m, s->id), &whole, 1, &done, &e));
+        assert_int_equal(b->ops->unmap(b, ioas_of(m, s->id), &whole, 1, &done, fresh()), -ENOENT);
         b->ops->memory_remove(b, map.memory);
         assert_int_equal(b->ops->leftovers(b), 0);
         close(desc.fd);
@@ -184,7 +184,7 @@ static void test_a_page_is_pinned_once(void **state) {
     for (i = 0; i < 2; i++) {
         add_space(m);
         real_device(m, i, &fd[i]);
-        OK(vb_model_attach(m, (uint32_t)i + 1, (uint32_t)i + 1, &e));
+        OK(attach1(m, (uint32_t)i + 1, (uint32_t)i + 1, &e));
         OK(map1(m, (uint32_t)i + 1, 1, 0x1000000, 4 * MIB, 0, 3, &e));
         OK(map1(m, (uint32_t)i + 1, 1, 0x2000000, 2 * MIB, MIB, 3, &e));
     }
@@ -220,21 +220,21 @@ static void test_reserved_regions(void **state) {
     OK(map1(m, 1, 1, 0xfee00000, 0x1000, 0, 3, &e));
     OK(map1(m, 1, 1, 1ull << 60, 0x1000, 0, 3, &e));
     fd = open(cdev[0], O_RDWR | O_CLOEXEC);
-    OK(vb_model_claim(m, address[0], 1, NULL, 0, fd, &d, &client, &e)); /* as if sysfs had told nothing */
+    OK(claim_fd(m, address[0], false, 0, fd, &d, &client)); /* as if sysfs had told nothing */
     OK(vb_model_bind(m, 1, &e));
-    assert_int_equal(vb_model_attach(m, 1, 1, fresh()), VB_RESERVED); /* the kernel's word */
+    assert_int_equal(attach1(m, 1, 1, fresh()), VB_RESERVED); /* the kernel's word */
     assert_text(&e, address[0], NULL);
     d->n_reserved = 1;
     d->reserved[0] = msi_window;
-    assert_int_equal(vb_model_attach(m, 1, 1, fresh()), VB_RESERVED); /* ours, before the kernel */
+    assert_int_equal(attach1(m, 1, 1, fresh()), VB_RESERVED); /* ours, before the kernel */
     assert_int_equal(e.n_conflicts, 1);
     OK(unmap1(m, 1, 0xfee00000, 0x1000, &n, &bytes, &e));
-    if (vb_model_attach(m, 1, 1, fresh()) == 0) { /* an IOMMU with all 64 bits, like virtio's */
+    if (attach1(m, 1, 1, fresh()) == 0) { /* an IOMMU with all 64 bits, like virtio's */
         OK(unmap1(m, 1, 1ull << 60, 0x1000, &n, &bytes, &e));
     } else {
         assert_int_equal(e.code, VB_RESERVED); /* beyond the aperture */
         OK(unmap1(m, 1, 1ull << 60, 0x1000, &n, &bytes, &e));
-        OK(vb_model_attach(m, 1, 1, &e));
+        OK(attach1(m, 1, 1, &e));
         assert_int_equal(map1(m, 1, 1, 1ull << 60, 0x1000, 0, 3, fresh()), VB_RESERVED);
         assert_string_equal(e.conflicts[0].kind, "aperture");
     }
@@ -243,7 +243,7 @@ static void test_reserved_regions(void **state) {
     /* Attached by the client itself: what we believe is out of date; the kernel says no, and we find out why. */
     OK(vb_model_detach(m, 1, &e));
     add_space(m);
-    assert_int_equal(attach_ioctl(client, (uint32_t)vb_model_space(m, 2, NULL)->handle), 0);
+    assert_int_equal(attach_ioctl(client, ioas_of(m, 2)), 0);
     assert_int_equal(map1(m, 2, 1, 0xfee00000, 0x1000, 0, 3, fresh()), VB_RESERVED);
     assert_text(&e, "0xfee00000-0xfeefffff", NULL);
     assert_int_equal(vb_model_space(m, 2, NULL)->mappings, 0);
@@ -268,30 +268,30 @@ static void test_hostile_client_attaches_and_detaches(void **state) {
     memory = add_memory(m, MIB);
     add_space(m);
     OK(map1(m, 1, 1, 0x100000, 0x10000, 0, 3, &e));
-    OK(vb_model_attach(m, 1, 1, &e));
-    ioas = (uint32_t)vb_model_space(m, 1, NULL)->handle;
+    OK(attach1(m, 1, 1, &e));
+    ioas = ioas_of(m, 1);
     for (id = 1; id < 20; id++)
         if (id != ioas)
             attach_ioctl(fd, id); /* pool, device, HWPT, nothing */
     assert_int_equal(attach_ioctl(fd, 1), -EADDRINUSE);
     edu = edu_open(fd);
-    assert_true(reaches(&edu, 0x101000, 0x102000, memory->fd, 0x2000));
+    assert_true(edu_reaches(&edu, 0x101000, 0x102000, memory->fd, 0x2000));
     /* Detached behind our back: our own detach is fine. Attached behind our back: ours replaces. */
     assert_int_equal(detach_ioctl(fd), 0);
     OK(vb_model_detach(m, 1, &e));
     assert_int_equal(attach_ioctl(fd, ioas), 0);
-    OK(vb_model_attach(m, 1, 1, &e));
+    OK(attach1(m, 1, 1, &e));
     OK(vb_model_detach(m, 1, &e));
     /* Attached while its space is destroyed: emptied at once, destroyed when it can be. */
     assert_int_equal(attach_ioctl(fd, ioas), 0);
-    assert_true(reaches(&edu, 0x101000, 0x102000, memory->fd, 0x2000));
+    assert_true(edu_reaches(&edu, 0x101000, 0x102000, memory->fd, 0x2000));
     OK(vb_model_space_destroy(m, 1, &e));
-    assert_false(reaches(&edu, 0x101000, 0x102000, memory->fd, 0x2000));
+    assert_false(edu_reaches(&edu, 0x101000, 0x102000, memory->fd, 0x2000));
     assert_int_equal(ops->leftovers(m->backend), 1);
     ops->tick(m->backend);
     assert_int_equal(ops->leftovers(m->backend), 1);
     add_space(m);
-    assert_int_not_equal(vb_model_space(m, 2, NULL)->handle, ioas);
+    assert_int_not_equal(ioas_of(m, 2), ioas);
     assert_int_equal(detach_ioctl(fd), 0);
     ops->tick(m->backend);
     assert_int_equal(ops->leftovers(m->backend), 0);
@@ -312,7 +312,7 @@ static void test_devices_that_stay_open(void **state) {
     h = real_device(m, 0, &fd)->handle;
     copy = dup(fd);
     assert_true(m->backend->ops->in_use(m->backend, h));
-    OK(vb_model_release(m, 1, &h2, &e));
+    OK(release1(m, 1, &h2, &e));
     assert_int_equal(h, h2);
     close(fd);
     assert_true(m->backend->ops->in_use(m->backend, h));
@@ -320,7 +320,7 @@ static void test_devices_that_stay_open(void **state) {
     /* Another session gets a fd, and a clear answer. */
     other = real_model(open_iommufd(), false);
     again = open(cdev[0], O_RDWR | O_CLOEXEC);
-    OK(vb_model_claim(other, address[0], 1, NULL, 0, again, &d, &client, &e));
+    OK(claim_fd(other, address[0], false, 0, again, &d, &client));
     assert_int_equal(vb_model_bind(other, 1, fresh()), VB_BUSY);
     assert_text(&e, address[0], "open", NULL);
     close(copy);
@@ -328,13 +328,13 @@ static void test_devices_that_stay_open(void **state) {
     assert_false(m->backend->ops->in_use(m->backend, h));
     OK(vb_model_bind(other, 1, &e));
     close(client);
-    OK(vb_model_release(other, 1, &h, &e));
+    OK(release1(other, 1, &h, &e));
     await_free(other, h);
 
     /* Never bound: not in use, whoever has the fd. */
     again = open(cdev[0], O_RDWR | O_CLOEXEC);
-    OK(vb_model_claim(other, address[0], 1, NULL, 0, again, &d, &client, &e));
-    OK(vb_model_release(other, d->id, &h, &e));
+    OK(claim_fd(other, address[0], false, 0, again, &d, &client));
+    OK(release1(other, d->id, &h, &e));
     assert_false(other->backend->ops->in_use(other->backend, h));
     close(client);
     vb_model_free(other);
@@ -357,19 +357,19 @@ static void test_taking_over(void **state) {
     add_space(m);
     OK(map1(m, 1, 1, 0x100000, 0x10000, 0, 3, &e));
     real_device(m, 0, &fd);
-    OK(vb_model_attach(m, 1, 1, &e));
-    ioas = (uint32_t)vb_model_space(m, 1, NULL)->handle;
+    OK(attach1(m, 1, 1, &e));
+    ioas = ioas_of(m, 1);
     mem = dup(memory->fd);
     edu = edu_open(fd);
 
     holder = real_model(iommufd, false);
-    assert_true(reaches(&edu, 0x101000, 0x102000, mem, 0x2000));
+    assert_true(edu_reaches(&edu, 0x101000, 0x102000, mem, 0x2000));
     holder->backend->ops->take_over(holder->backend);
-    assert_false(reaches(&edu, 0x101000, 0x102000, mem, 0x2000));
+    assert_false(edu_reaches(&edu, 0x101000, 0x102000, mem, 0x2000));
     assert_int_equal(holder->backend->ops->devices_left(holder->backend), 1);
     assert_int_equal(detach_ioctl(fd), 0); /* the client goes on trying */
     assert_int_equal(attach_ioctl(fd, ioas), 0);
-    assert_false(reaches(&edu, 0x101000, 0x102000, mem, 0x2000));
+    assert_false(edu_reaches(&edu, 0x101000, 0x102000, mem, 0x2000));
     vb_model_free(m); /* what is left of the dead session */
     assert_int_equal(holder->backend->ops->devices_left(holder->backend), 1);
     edu_close(&edu);
@@ -397,15 +397,15 @@ static void in_child(void) {
     s = add_space(m);
     add_space(m);
     struct vb_device *d = NULL;
-    OK(vb_model_claim(m, address[0], 1, &msi_window, 1, device[0], &d, &fd, &e));
+    OK(claim_fd(m, address[0], false, 1, device[0], &d, &fd));
     OK(vb_model_bind(m, 1, &e));
     OK(map1(m, 1, 1, 0, 4 * MIB, 0, 3, &e)); /* our ledger was told more than the kernel knows */
-    assert_int_equal(vb_model_attach(m, 1, 1, fresh()), -ENOMEM);
+    assert_int_equal(attach1(m, 1, 1, fresh()), -ENOMEM);
     assert_text(&e, "RLIMIT_MEMLOCK", NULL);
     assert_int_equal(d->state, VB_DEVICE_BOUND);
     OK(vb_model_unmap_all(m, 1, &n, &bytes, &e));
     OK(map1(m, 1, 1, 0, MIB, 0, 3, &e));
-    OK(vb_model_attach(m, 1, 1, &e));
+    OK(attach1(m, 1, 1, &e));
     {
         struct vb_map_entry batch[3] = {{.iova = 0x1000000, .size = MIB, .memory = 1, .prot = 3},
                                         {.iova = 0x2000000, .size = MIB, .offset = MIB, .memory = 1, .prot = 3},
@@ -452,10 +452,10 @@ static void test_a_shrunk_file(void **state) {
     real_device(m, 0, &fd);
     OK(map1(m, 1, 1, 0, MIB, 0, 3, &e));
     assert_int_equal(ftruncate(memory->fd, 4096), 0);
-    assert_int_equal(vb_model_attach(m, 1, 1, fresh()), VB_BAD_MEMORY);
+    assert_int_equal(attach1(m, 1, 1, fresh()), VB_BAD_MEMORY);
     /* Shrunk behind our back, after we have looked: the kernel finds no pages, and nothing is attached. */
-    assert_true(m->backend->ops->device_attach(m->backend, vb_model_device(m, 1, NULL)->handle,
-                                               vb_model_space(m, 1, NULL)->handle, fresh()) != 0);
+    assert_true(
+        m->backend->ops->device_attach(m->backend, vb_model_device(m, 1, NULL)->handle, ioas_of(m, 1), fresh()) != 0);
     printf("# attach with a shrunk file: %s\n", e.text);
     assert_int_equal(vb_model_device(m, 1, NULL)->state, VB_DEVICE_BOUND);
     close(fd);
@@ -466,9 +466,9 @@ static void test_no_iommufd(void **state) {
     struct vb_backend *b;
 
     (void)state;
-    assert_int_equal(vb_iommufd_new(open("/dev/null", O_RDWR | O_CLOEXEC), false, &b, fresh()), -ENOTTY);
+    assert_int_equal(vb_iommufd_new(open("/dev/null", O_RDWR | O_CLOEXEC), false, NULL, &b, fresh()), -ENOTTY);
     assert_text(&e, "iommufd", NULL);
-    assert_int_equal(vb_iommufd_new(-1, false, &b, fresh()), -EBADF);
+    assert_int_equal(vb_iommufd_new(-1, false, NULL, &b, fresh()), -EBADF);
 }
 
 /* Random requests with two devices attached; then everything is unpinned. What the kernel has is compared with the model by
@@ -492,7 +492,7 @@ static void test_random(void **state) {
     for (i = 0; i < 2; i++) {
         add_space(m);
         real_device(m, (int)i, &fd[i]);
-        OK(vb_model_attach(m, i + 1, i + 1, &e));
+        OK(attach1(m, i + 1, i + 1, &e));
     }
     for (step = 0; step < 1500; step++) {
         uint32_t space = 1 + random_below(2);
@@ -555,7 +555,7 @@ static void test_speed(void **state) {
     }
     for (attached = 0; attached < 2; attached++) {
         if (attached)
-            OK(vb_model_attach(m, 1, 1, &e));
+            OK(attach1(m, 1, 1, &e));
         clock_gettime(CLOCK_MONOTONIC, &a);
         OK(vb_model_map(m, 1, maps, 1024, &e));
         OK(vb_model_unmap(m, 1, unmaps, 1024, &n, &bytes, &e));
