@@ -66,10 +66,11 @@ static int get_devices(const struct vb_policy_place *at, const char *key, struct
         const char *s = json_object_is_type(d, json_type_string) ? json_object_get_string(d) : "";
 
         if (!vb_address_valid(s) && !emulated_address(s))
-            return vb_policy_bad(
-                at, key,
-                "has \"%s\" at %zu: must be a PCI address like \"0000:00:04.0\" (lower case) or \"emulated:0\"",
-                vb_log_clean(s, clean, sizeof clean), i);
+            return vb_policy_bad(at, key,
+                                 "has \"%s\" at %zu: must be a PCI address like \"0000:00:04.0\" or the UUID of an "
+                                 "mdev (lower case), or "
+                                 "\"emulated:0\"",
+                                 vb_log_clean(s, clean, sizeof clean), i);
         if (vb_grant_device(g, s))
             return vb_policy_bad(at, key, "has %s twice", s);
         strcpy(g->devices[g->n_devices++], s);

@@ -16,6 +16,10 @@
 
 #include "broker/register.h"
 
+#define MDEV      "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
+#define IDLE_MDEV "83b8f4f2-509f-382f-3c1e-e6bfe0fa1002"
+
+static char path_of_container[128];
 static char root[] = "/tmp/vb-test-register-XXXXXX";
 
 static void put(const char *text, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -104,6 +108,29 @@ static int make_tree(void **state) {
         if (i != 13 && mknod(path, S_IFCHR | 0600, st.st_rdev) < 0)
             put("", "dev/vfio/devices/vfio%d", i); /* not root: see test_claim */
     }
+    /* Groups, for type1. That of group 8 has no node, that of group 7 another one's number. */
+    for (int i = 1; i < 14; i++) {
+        char path[512];
+
+        put(i == 7 ? "511:12\n" : number, i == 6 ? "sys/class/vfio/noiommu-%d/dev" : "sys/class/vfio/%d/dev", i);
+        snprintf(path, sizeof path, "%s/dev/vfio/%d", root, i);
+        if (i != 8 && mknod(path, S_IFCHR | 0600, st.st_rdev) < 0)
+            put("", "dev/vfio/%d", i);
+    }
+    snprintf(path_of_container, sizeof path_of_container, "%s/dev/vfio/vfio", root);
+    if (mknod(path_of_container, S_IFCHR | 0600, st.st_rdev) < 0)
+        put("", "dev/vfio/vfio");
+    /* An mdev, whose group the kernel names like one without IOMMU; and one that is on no driver. */
+    put(">../../drivers/mtty", "sys/bus/mdev/devices/" MDEV "/driver");
+    put(">../../../../kernel/iommu_groups/11", "sys/bus/mdev/devices/" MDEV "/iommu_group");
+    put(">../../../../bus/mdev/devices/" MDEV, "sys/kernel/iommu_groups/11/devices/" MDEV);
+    put("vfio-noiommu\n", "sys/kernel/iommu_groups/11/name");
+    put(number, "sys/bus/mdev/devices/" MDEV "/vfio-dev/vfio1/dev");
+    put(">../../../../kernel/iommu_groups/12", "sys/bus/mdev/devices/" IDLE_MDEV "/iommu_group");
+    /* A platform device on a host driver in the group of a device that could be used. */
+    device("0000:00:0f.0", 13, "vfio-pci", "vfio2", number);
+    put(">../../drivers/xhci", "sys/bus/platform/devices/PNP0D10:00/driver");
+    put(">../../../../bus/platform/devices/PNP0D10:00", "sys/kernel/iommu_groups/13/devices/PNP0D10:00");
     put(NULL, "proc/812/fd");
     snprintf(number, sizeof number, ">%s/dev/vfio/devices/vfio0", "");
     return 0;
@@ -134,23 +161,32 @@ static void end(struct vb_register *r) {
     for (uint32_t s = 1; s < 10; s++)
         vb_register_release_all(r, s);
     assert_true(LIST_EMPTY(&r->claims));
+    assert_true(LIST_EMPTY(&r->groups));
     test_free(r);
 }
 
-static char granted[][VB_ADDRESS_MAX + 1] = {"0000:00:04.0", "0000:00:05.0", "0000:00:06.0", "0000:00:07.0",
-                                             "0000:00:08.0", "0000:00:09.0", "0000:00:09.1", "0000:00:0a.0",
-                                             "0000:00:0b.0", "0000:00:0c.0", "0000:00:0d.0", "0000:00:0e.0",
-                                             "0000:00:1f.0", "emulated:0",   "emulated:1",   "emulated:2"};
+static char granted[][VB_ADDRESS_MAX + 1] = {
+    "0000:00:04.0", "0000:00:05.0", "0000:00:06.0", "0000:00:07.0", "0000:00:08.0", "0000:00:09.0", "0000:00:09.1",
+    "0000:00:0a.0", "0000:00:0b.0", "0000:00:0c.0", "0000:00:0d.0", "0000:00:0e.0", "0000:00:1f.0", "emulated:0",
+    "emulated:1",   "emulated:2",   "0000:00:0f.0", MDEV,           IDLE_MDEV};
 static const struct vb_grant grant = {.devices = granted, .n_devices = sizeof granted / sizeof granted[0]};
 
-static int claim(struct vb_register *r, uint32_t session, const char *address, struct vb_error *e) {
-    struct vb_opened o = {.fd = -1};
+static int claim_with(struct vb_register *r, uint32_t session, const char *address, const char *with, unsigned *ret_fds,
+                      struct vb_error *e) {
+    struct vb_opened o = {.fds = {-1, -1}};
 
     memset(e, 0, sizeof *e);
-    int n = vb_register_claim(r, &grant, 1000, session, 800 + (pid_t)session, address, &o, e);
-    if (n == 0 && o.fd >= 0)
-        close(o.fd);
+    int n = vb_register_claim(r, &grant, 1000, session, 800 + (pid_t)session, address, with, &o, e);
+    *ret_fds = (o.fds[0] >= 0) + (o.fds[1] >= 0);
+    assert_true(o.fds[0] >= 0 || o.fds[1] < 0);
+    vb_opened_close(&o);
     return n;
+}
+
+static int claim(struct vb_register *r, uint32_t session, const char *address, struct vb_error *e) {
+    unsigned ignored;
+
+    return claim_with(r, session, address, "", &ignored, e);
 }
 
 #define refused(r, session, address, wanted, says)                                                                     \
@@ -162,7 +198,7 @@ static int claim(struct vb_register *r, uint32_t session, const char *address, s
     } while (0)
 
 static void test_addresses(void **state) {
-    static const char *const right[] = {"0000:00:04.0", "ffff:ff:1f.7", "10000:e1:00.0"};
+    static const char *const right[] = {"0000:00:04.0", "ffff:ff:1f.7", "10000:e1:00.0", MDEV};
     static const char *const wrong[] = {"",
                                         "00:04.0",
                                         "0000:00:04.8",
@@ -174,21 +210,26 @@ static void test_addresses(void **state) {
                                         "../..:00:04.0",
                                         "0000:00:04,0",
                                         "000:00:04.0",
-                                        "123456789:00:04.0"};
+                                        "123456789:00:04.0",
+                                        "83B8f4f2-509f-382f-3c1e-e6bfe0fa1001",
+                                        "83b8f4f2-509f-382f-3c1e-e6bfe0fa100",
+                                        "83b8f4f2-509f-382f-3c1ee-6bfe0fa1001",
+                                        "83b8f4f2/509f-382f-3c1e-e6bfe0fa1001",
+                                        "83b8f4f2-509f-382f-3c1e-e6bfe0fa10011"};
     (void)state;
 
     for (size_t i = 0; i < sizeof right / sizeof right[0]; i++)
-        assert_true(vb_pci_address_valid(right[i]));
+        assert_true(vb_address_valid(right[i]));
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
-        assert_false(vb_pci_address_valid(wrong[i]));
+        assert_false(vb_address_valid(wrong[i]));
 }
 
 static void test_read(void **state) {
     struct vb_register *r = make();
-    struct vb_pci p;
+    struct vb_host_device p;
     (void)state;
 
-    assert_int_equal(vb_pci_read(r->sys, "0000:00:04.0", &p), 0);
+    assert_int_equal(vb_host_device_read(r->sys, "0000:00:04.0", &p), 0);
     assert_string_equal(p.driver, "vfio-pci");
     assert_string_equal(p.vfio, "vfio0");
     assert_int_equal(p.vendor, 0x1234);
@@ -196,10 +237,10 @@ static void test_read(void **state) {
     assert_int_equal(p.pci_class, 0x00ff00);
     assert_int_equal(p.group, 1);
     assert_false(p.noiommu);
-    assert_int_equal(vb_pci_read(r->sys, "0000:00:06.0", &p), 0);
+    assert_int_equal(vb_host_device_read(r->sys, "0000:00:06.0", &p), 0);
     assert_string_equal(p.driver, "");
-    assert_int_equal(vb_pci_read(r->sys, "0000:00:1f.0", &p), -ENODEV);
-    assert_int_equal(vb_pci_read(r->sys, "../x", &p), -ENODEV);
+    assert_int_equal(vb_host_device_read(r->sys, "0000:00:1f.0", &p), -ENODEV);
+    assert_int_equal(vb_host_device_read(r->sys, "../x", &p), -ENODEV);
     end(r);
 }
 
@@ -234,7 +275,10 @@ static void test_refusals(void **state) {
     refused(r, 1, "0000:00:06.0", VB_STATE, "no driver: run `vfio-brokerctl bind 0000:00:06.0`");
     refused(r, 1, "0000:00:07.0", VB_STATE, "no IOMMU group");
     refused(r, 1, "0000:00:08.0", VB_STATE, "0000:00:08.1 of the same IOMMU group 4 is on the host's driver ahci");
-    refused(r, 1, "0000:00:0a.0", VB_STATE, "no-IOMMU group");
+    refused(r, 1, "0000:00:0a.0", VB_STATE, "no-IOMMU group: nothing translates");
+    refused(r, 1, "0000:00:0f.0", VB_STATE,
+            "PNP0D10:00 of the same IOMMU group 13 is on the host's driver xhci: unbind it");
+    refused(r, 1, IDLE_MDEV, VB_STATE, "mdev " IDLE_MDEV " is on no driver of VFIO");
     refused(r, 1, "0000:00:0b.0", -ENXIO, "is not the device node");
     refused(r, 1, "0000:00:0c.0", -ENOENT, "cannot open");
     refused(r, 1, "0000:00:0d.0", VB_STATE, "CONFIG_VFIO_DEVICE_CDEV");
@@ -253,12 +297,13 @@ static void test_claim(void **state) {
         end(r);
         skip(); /* needs mknod for a character device */
     }
-    assert_int_equal(vb_register_claim(r, &grant, 1000, 1, 801, "0000:00:04.0", &o, &e), 0);
-    assert_true(o.fd >= 0);
-    assert_true(fcntl(o.fd, F_GETFD) & FD_CLOEXEC);
+    assert_int_equal(vb_register_claim(r, &grant, 1000, 1, 801, "0000:00:04.0", "", &o, &e), 0);
+    assert_true(o.fds[0] >= 0 && o.fds[1] < 0);
+    assert_true(fcntl(o.fds[0], F_GETFD) & FD_CLOEXEC);
     assert_int_equal(o.group, 1);
+    assert_false(o.software);
     assert_int_equal(o.n_reserved, 3);
-    close(o.fd);
+    vb_opened_close(&o);
     refused(r, 1, "0000:00:04.0", VB_BUSY, "claimed by this session already");
     refused(r, 2, "0000:00:04.0", VB_BUSY, "claimed by session 1 (client pid 801)");
     /* One session has the whole group. */
@@ -266,9 +311,9 @@ static void test_claim(void **state) {
     refused(r, 2, "0000:00:09.1", VB_BUSY, "is in IOMMU group 5, of which 0000:00:09.0 is claimed by session 1");
     assert_int_equal(claim(r, 1, "0000:00:09.1", &e), 0);
     assert_null(vb_register_find(r, 2, "0000:00:09.1"));
-    vb_register_release(vb_register_find(r, 1, "0000:00:09.1"));
+    vb_register_release(r, vb_register_find(r, 1, "0000:00:09.1"));
     refused(r, 2, "0000:00:09.1", VB_BUSY, "group 5");
-    vb_register_release(vb_register_find(r, 1, "0000:00:09.0"));
+    vb_register_release(r, vb_register_find(r, 1, "0000:00:09.0"));
     assert_int_equal(claim(r, 2, "0000:00:09.1", &e), 0);
     end(r);
 }
@@ -299,13 +344,187 @@ static void test_held(void **state) {
     assert_int_equal(vb_register_look(r, "0000:00:04.0", &v, &e), 0);
     assert_int_equal(v.state, VB_REGISTER_HELD);
     assert_int_equal(v.session, 3);
-    vb_register_release(vb_register_find(r, 3, "0000:00:04.0"));
+    vb_register_release(r, vb_register_find(r, 3, "0000:00:04.0"));
     assert_int_equal(vb_register_look(r, "0000:00:04.0", &v, &e), 0);
     assert_int_equal(v.state, VB_REGISTER_FREE);
     assert_int_equal(vb_register_look(r, "0000:00:05.0", &v, &e), 0);
     assert_int_equal(v.state, VB_REGISTER_UNUSABLE);
     assert_non_null(strstr(v.reason, "vfio-brokerctl bind"));
     assert_int_equal(vb_register_look(r, "0000:00:1f.0", &v, &e), VB_NOT_FOUND);
+    end(r);
+}
+
+/* ---- type1 ---- */
+
+static unsigned forgotten;
+
+static void forget(struct vb_group_list *l, struct vb_group *g) {
+    assert_ptr_equal(vb_group_find(l, g->session, g->number), g);
+    assert_int_equal(g->claims, 0);
+    forgotten++;
+}
+
+static unsigned open_fds(void) {
+    unsigned n = 0;
+
+    for (int fd = 0; fd < 256; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+static struct vb_register *make_type1(void) {
+    struct vb_register *r = make();
+
+    r->type1 = true;
+    r->forget = forget;
+    forgotten = 0;
+    return r;
+}
+
+static void test_groups_refused(void **state) {
+    struct vb_register *r = make_type1();
+    unsigned fds = open_fds();
+    (void)state;
+
+    refused(r, 1, "0000:00:08.0", VB_STATE, "0000:00:08.1 of the same IOMMU group 4 is on the host's driver ahci");
+    refused(r, 1, "0000:00:0a.0", VB_STATE, "no-IOMMU group: nothing translates");
+    refused(r, 1, "0000:00:0f.0", VB_STATE, "PNP0D10:00");
+    if (getuid() == 0) {
+        refused(r, 1, "0000:00:0b.0", -ENXIO, "cannot open");
+        refused(r, 1, "0000:00:0c.0", -ENOENT, "cannot open");
+    }
+    refused(r, 1, "0000:00:07.0", VB_STATE, "no IOMMU group");
+    end(r);
+    assert_int_equal(open_fds(), fds);
+}
+
+/* [group, container], none for a further device of it, [group] for one that shares the container; and back. */
+static void test_groups(void **state) {
+    struct vb_register *r = make_type1();
+    unsigned before = open_fds(), fds;
+    struct vb_error e;
+    (void)state;
+
+    if (getuid() != 0) {
+        end(r);
+        skip(); /* needs mknod for a character device */
+    }
+    assert_int_equal(claim_with(r, 1, "0000:00:09.0", "", &fds, &e), 0);
+    assert_int_equal(fds, 2);
+    assert_int_equal(open_fds(), before + 2); /* ours */
+    assert_int_equal(vb_register_groups(r, 1), 1);
+    assert_int_equal(claim_with(r, 1, "0000:00:09.1", "0000:00:09.0", &fds, &e), 0);
+    assert_int_equal(fds, 0);
+    assert_int_equal(vb_register_groups(r, 1), 1);
+    assert_int_equal(claim_with(r, 1, "0000:00:04.0", "0000:00:09.1", &fds, &e), 0);
+    assert_int_equal(fds, 1);
+    assert_int_equal(open_fds(), before + 4);
+    /* Not with a device that is not ours, or not there. */
+    assert_int_equal(claim_with(r, 2, "0000:00:0d.0", "0000:00:09.0", &fds, &e), VB_NOT_FOUND);
+    assert_non_null(strstr(e.text, "session 2 has no device 0000:00:09.0 whose container could be shared"));
+    assert_int_equal(claim_with(r, 1, "0000:00:0d.0", "0000:00:1e.0", &fds, &e), VB_NOT_FOUND);
+    refused(r, 2, "0000:00:09.1", VB_BUSY, "claimed by session 1");
+    /* The group goes with its last claim. */
+    vb_register_release(r, vb_register_find(r, 1, "0000:00:09.0"));
+    assert_int_equal(forgotten, 0);
+    refused(r, 2, "0000:00:09.0", VB_BUSY, "is in IOMMU group 5, of which 0000:00:09.1 is claimed by session 1");
+    vb_register_release(r, vb_register_find(r, 1, "0000:00:09.1"));
+    assert_int_equal(forgotten, 1);
+    assert_int_equal(vb_register_groups(r, 1), 1);
+    assert_int_equal(open_fds(), before + 2);
+    assert_int_equal(claim_with(r, 2, "0000:00:09.1", "", &fds, &e), 0);
+    assert_int_equal(fds, 2);
+    /* A kernel without cdevs is good enough; an mdev has no reserved regions to read. */
+    assert_int_equal(claim_with(r, 2, "0000:00:0d.0", "", &fds, &e), 0);
+    assert_int_equal(fds, 2);
+    assert_int_equal(claim_with(r, 2, MDEV, "", &fds, &e), 0);
+    assert_int_equal(fds, 2);
+    end(r);
+    assert_int_equal(forgotten, 5);
+    assert_int_equal(open_fds(), before);
+}
+
+static void test_mdev(void **state) {
+    struct vb_register *r = make();
+    struct vb_host_device p;
+    struct vb_opened o;
+    struct vb_error e = {.code = 0};
+    (void)state;
+
+    assert_int_equal(vb_host_device_read(r->sys, MDEV, &p), 0);
+    assert_string_equal(p.driver, "mtty");
+    assert_string_equal(p.vfio, "vfio1");
+    assert_int_equal(p.group, 11);
+    assert_true(p.software);
+    assert_false(p.noiommu); /* though its group is called so */
+    assert_int_equal(vb_host_device_read(r->sys, "83B8f4f2-509f-382f-3c1e-e6bfe0fa1001", &p), -ENODEV);
+    assert_int_equal(vb_host_device_read(r->sys, "83b8f4f2-509f-382f-3c1e-e6bfe0fa1003", &p), -ENODEV);
+    if (getuid() == 0) {
+        assert_int_equal(vb_register_claim(r, &grant, 1000, 1, 801, MDEV, "", &o, &e), 0);
+        assert_true(o.software && o.fds[0] >= 0 && o.n_reserved == 0);
+        vb_opened_close(&o);
+    }
+    end(r);
+}
+
+/* A session of an earlier daemon: its devices are booked when it has shown their groups. */
+static void test_groups_adopted(void **state) {
+    struct vb_register *r = make_type1();
+    unsigned before = open_fds();
+    struct vb_error e = {.code = 0};
+    (void)state;
+
+    assert_int_equal(vb_register_adopt(r, 3, 803, "0000:00:09.0", false, &e), VB_NOT_FOUND);
+    assert_non_null(strstr(e.text, "does not have its group 5"));
+    assert_non_null(vb_group_new(&r->groups, 3, 5, open("/dev/null", O_RDWR), open("/dev/null", O_RDWR)));
+    assert_int_equal(vb_register_adopt(r, 3, 803, "0000:00:09.0", false, &e), 0);
+    assert_int_equal(vb_register_adopt(r, 3, 803, "0000:00:09.1", true, &e), 0);
+    vb_register_release(r, vb_register_find(r, 3, "0000:00:09.0"));
+    assert_int_equal(vb_register_groups(r, 3), 1);
+    /* A group that no claim needs ends with the session. */
+    assert_non_null(vb_group_new(&r->groups, 3, 1, open("/dev/null", O_RDWR), open("/dev/null", O_RDWR)));
+    vb_register_release_all(r, 3);
+    assert_int_equal(forgotten, 2);
+    end(r);
+    assert_int_equal(open_fds(), before);
+}
+
+/* Who has a device open that was opened through its group: the kernel tells by fdinfo. */
+static void test_group_holders(void **state) {
+    struct vb_register *r = make_type1();
+    struct vb_error e = {.code = 0};
+    (void)state;
+
+    put(">anon_inode:[vfio-device]", "proc/813/fd/5");
+    put("pos:\t0\nvfio-device-syspath: /sys/devices/pci0000:00/0000:00:04.0\n", "proc/813/fdinfo/5");
+    put(">anon_inode:[vfio-device]", "proc/814/fd/5");
+    put("pos:\t0\nvfio-device-syspath: /sys/devices/pci0000:00/0000:00:04.0/x\n", "proc/814/fdinfo/5");
+    assert_non_null(vb_group_new(&r->groups, 3, 1, open("/dev/null", O_RDWR), open("/dev/null", O_RDWR)));
+    assert_int_equal(vb_register_adopt(r, 3, 803, "0000:00:04.0", true, &e), 0);
+    refused(r, 4, "0000:00:04.0", VB_BUSY, "still (open in pid 813): it");
+    end(r);
+}
+
+/* Other devices of a claimed group are not free, and why is said. */
+static void test_group_is_shown(void **state) {
+    struct vb_register *r = make();
+    struct vb_device_view v;
+    struct vb_error e = {.code = 0};
+    (void)state;
+
+    assert_int_equal(vb_register_adopt(r, 3, 803, "0000:00:09.0", false, &e), 0);
+    assert_int_equal(vb_register_look(r, "0000:00:09.1", &v, &e), 0);
+    assert_int_equal(v.state, VB_REGISTER_CLAIMED);
+    assert_int_equal(v.session, 3);
+    assert_string_equal(v.reason, "0000:00:09.0 of the same IOMMU group 5 is claimed by session 3");
+    vb_register_hold_all(r, 3);
+    assert_int_equal(vb_register_look(r, "0000:00:09.1", &v, &e), 0);
+    assert_int_equal(v.state, VB_REGISTER_HELD);
+    assert_int_equal(vb_register_look(r, "0000:00:09.2", &v, &e), 0);
+    assert_int_equal(v.state, VB_REGISTER_UNUSABLE); /* a bridge: nobody could claim it */
+    assert_int_equal(vb_register_look(r, "0000:00:0a.0", &v, &e), 0);
+    assert_int_equal(v.state, VB_REGISTER_UNUSABLE);
+    assert_non_null(strstr(v.reason, "no-IOMMU"));
     end(r);
 }
 
@@ -321,7 +540,7 @@ static void test_list(void **state) {
     (void)state;
 
     assert_int_equal(vb_register_each(r, count, &n), 0);
-    assert_int_equal(n, 10); /* those on a driver of the VFIO family */
+    assert_int_equal(n, 12); /* those on a driver of the VFIO family, an mdev among them */
     end(r);
 }
 
@@ -344,9 +563,13 @@ static void test_emulated(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_addresses), cmocka_unit_test(test_read),     cmocka_unit_test(test_reserved),
-        cmocka_unit_test(test_refusals),  cmocka_unit_test(test_claim),    cmocka_unit_test(test_held),
-        cmocka_unit_test(test_list),      cmocka_unit_test(test_emulated),
+        cmocka_unit_test(test_addresses),      cmocka_unit_test(test_read),
+        cmocka_unit_test(test_reserved),       cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_claim),          cmocka_unit_test(test_held),
+        cmocka_unit_test(test_list),           cmocka_unit_test(test_emulated),
+        cmocka_unit_test(test_groups_refused), cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_mdev),           cmocka_unit_test(test_groups_adopted),
+        cmocka_unit_test(test_group_holders),  cmocka_unit_test(test_group_is_shown),
     };
     return cmocka_run_group_tests_name("register", tests, make_tree, remove_tree);
 }
