@@ -625,7 +625,7 @@ static void set_up(void) {
     FUZZ_CHECK(vb_control_start(&s, -1) == 0 && vb_client_start(&s, pair(&client)) == 0);
     s.client.hello_done = true;
     for (unsigned i = 0; i < 2; i++)
-        FUZZ_CHECK(vb_model_register(s.model, sized(0x20000, true), true, "ram", &memory, &e) == 0);
+        FUZZ_CHECK(vb_model_register(s.model, sized(0x20000, true), true, 0, "ram", &memory, &e) == 0);
     for (unsigned i = 0; i < 2; i++)
         FUZZ_CHECK(vb_model_space_create(s.model, "space", &space, &e) == 0);
     add(1, 1, 0, 0x10000, 0, 3);

@@ -71,7 +71,7 @@ static int set_up(void **state) {
         char page[PAGE] = {1};
 
         assert_int_equal(write(fd, page, sizeof page), sizeof page);
-        assert_int_equal(vb_model_register(s.model, fd, true, "ram", &memory, &e), 0);
+        assert_int_equal(vb_model_register(s.model, fd, true, 0, "ram", &memory, &e), 0);
         const struct vb_map_entry m = {i * PAGE, PAGE, 0, memory->id, 3};
         assert_int_equal(vb_model_map(s.model, space->id, &m, 1, &e), 0);
     }
