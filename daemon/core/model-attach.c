@@ -133,15 +133,13 @@ static int explain(struct vb_model *m, struct vb_space *s, const struct vb_devic
     bool known = false;
     int k;
 
-    if (r != VB_RESERVED || (e && e->n_conflicts) || vb_domain_open(m, d->handle, &probe, NULL) != 0)
+    if (r != VB_RESERVED || vb_domain_open(m, d->handle, &probe, NULL) != 0)
         return r;
     if (ops->device_attach(m->backend, d->handle, probe->handle, NULL) == 0) {
         known = ops->domain_info(m->backend, probe->handle, &info, NULL) == 0;
         ops->device_detach(m->backend, d->handle, NULL);
     }
     vb_domain_close(m, probe);
-    if (known && e)
-        e->n_conflicts = 0; /* the backend's own are told again, with what they are */
     k = known ? check_conflicts(s, d, &info, e) : 0;
     return k ? k : r;
 }
