@@ -24,17 +24,22 @@ static bool accepts(const VfioBrokerInternal__ToDaemon *m, unsigned n_fds) {
     return vb_link_decode(&arena, buf, (size_t)n, n_fds) != NULL;
 }
 
-static bool accepts_open(const char *address, unsigned n_fds) {
+static bool accepts_open_with(const char *address, const char *with, unsigned n_fds) {
     VfioBrokerInternal__ToDaemon m = VFIO_BROKER_INTERNAL__TO_DAEMON__INIT;
     VfioBrokerInternal__Call call = VFIO_BROKER_INTERNAL__CALL__INIT;
     VfioBrokerInternal__DeviceOpen body = VFIO_BROKER_INTERNAL__DEVICE_OPEN__INIT;
 
     body.address = (char *)address;
+    body.with = (char *)with;
     call.body_case = VFIO_BROKER_INTERNAL__CALL__BODY_DEVICE_OPEN;
     call.device_open = &body;
     m.body_case = VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_CALL;
     m.call = &call;
     return accepts(&m, n_fds);
+}
+
+static bool accepts_open(const char *address, unsigned n_fds) {
+    return accepts_open_with(address, "", n_fds);
 }
 
 static bool accepts_adopt(size_t n_devices, const char *address, unsigned n_fds) {
@@ -49,6 +54,19 @@ static bool accepts_adopt(size_t n_devices, const char *address, unsigned n_fds)
     body.n_devices = n_devices;
     call.body_case = VFIO_BROKER_INTERNAL__CALL__BODY_ADOPT;
     call.adopt = &body;
+    m.body_case = VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_CALL;
+    m.call = &call;
+    return accepts(&m, n_fds);
+}
+
+static bool accepts_group(uint32_t group, unsigned n_fds) {
+    VfioBrokerInternal__ToDaemon m = VFIO_BROKER_INTERNAL__TO_DAEMON__INIT;
+    VfioBrokerInternal__Call call = VFIO_BROKER_INTERNAL__CALL__INIT;
+    VfioBrokerInternal__AdoptGroup body = VFIO_BROKER_INTERNAL__ADOPT_GROUP__INIT;
+
+    body.group = group;
+    call.body_case = VFIO_BROKER_INTERNAL__CALL__BODY_ADOPT_GROUP;
+    call.adopt_group = &body;
     m.body_case = VFIO_BROKER_INTERNAL__TO_DAEMON__BODY_CALL;
     m.call = &call;
     return accepts(&m, n_fds);
@@ -96,6 +114,13 @@ static void test_what_is_malformed(void **state) {
     assert_true(accepts_open(long_address, 0));
     assert_true(accepts_open("../../etc/passwd", 0)); /* whether it exists is the register's affair */
     assert_false(accepts_open("0000:00:04.0", 1));
+    assert_true(accepts_open_with("0000:00:04.0", long_address, 0));
+    long_address[VB_ADDRESS_MAX] = 'a';
+    assert_false(accepts_open_with("0000:00:04.0", long_address, 0));
+    for (unsigned n = 0; n <= 3; n++) /* a group and its container */
+        assert_int_equal(accepts_group(5, n), n == 2);
+    assert_true(accepts_group(INT32_MAX, 2));
+    assert_false(accepts_group(INT32_MAX + 1u, 2));
     assert_true(accepts_adopt(0, "x", 0));
     assert_true(accepts_adopt(VB_DEVICES_MAX, "0000:00:04.0", 2));
     assert_false(accepts_adopt(VB_DEVICES_MAX + 1, "0000:00:04.0", 2));

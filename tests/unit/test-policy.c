@@ -76,6 +76,9 @@ static void test_refusals_name_file_and_key(void **state) {
         {GRANTS("{\"uid\":1,\"devices\":[\"00:04.0\"]}"), "grants[0].devices has \"00:04.0\" at 0"},
         {GRANTS("{\"uid\":1,\"devices\":[\"0000:00:0A.0\"]}"), "lower case"},
         {GRANTS("{\"uid\":1,\"devices\":[\"0000:00:04.8\"]}"), "devices has"},
+        {GRANTS("{\"uid\":1,\"devices\":[\"83B8F4F2-509F-382F-3C1E-E6BFE0FA1001\"]}"),
+         "the UUID of an mdev (lower case)"},
+        {GRANTS("{\"uid\":1,\"devices\":[\"83b8f4f2-509f-382f-3c1e-e6bfe0fa100\"]}"), "devices has"},
         {GRANTS("{\"uid\":1,\"devices\":[\"../0:00:04.0\"]}"), "devices has"},
         {GRANTS("{\"uid\":1,\"devices\":[\"emulated:\"]}"), "devices has"},
         {GRANTS("{\"uid\":1,\"devices\":[\"emulated:1x\"]}"), "devices has"},
@@ -150,10 +153,10 @@ static void test_too_many(void **state) {
 }
 
 static void test_what_is_granted(void **state) {
-    struct vb_policy *p =
-        good(GRANTS("{\"uid\":1000,\"devices\":[\"0000:00:04.0\",\"emulated:1\"],\"memory_max\":\"512 MiB\","
-                    "\"sessions\":3,\"mappings\":100,\"admin\":true},"
-                    "{\"uid\":\"root\",\"memory_max\":4096}"));
+    struct vb_policy *p = good(GRANTS("{\"uid\":1000,\"devices\":[\"0000:00:04.0\",\"emulated:1\","
+                                      "\"83b8f4f2-509f-382f-3c1e-e6bfe0fa1001\"],\"memory_max\":\"512 MiB\","
+                                      "\"sessions\":3,\"mappings\":100,\"admin\":true},"
+                                      "{\"uid\":\"root\",\"memory_max\":4096}"));
     (void)state;
 
     assert_int_equal(p->n_grants, 2);
@@ -165,6 +168,7 @@ static void test_what_is_granted(void **state) {
     assert_int_equal(g->mappings, 100);
     assert_true(vb_grant_device(g, "0000:00:04.0"));
     assert_true(vb_grant_device(g, "emulated:1"));
+    assert_true(vb_grant_device(g, "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"));
     assert_false(vb_grant_device(g, "0000:00:04.1"));
     assert_false(vb_grant_device(g, ""));
     g = vb_policy_find(p, 0, 0, NULL, 0);
