@@ -65,9 +65,9 @@ void vb_emulated_info(const struct vb_emulated *em, struct vb_emulated_domain *d
     d->info.page_sizes = ~(page - 1);
 }
 
+/* No list of conflicts: the kernel has none either. */
 static int out_of_reach(const struct vb_emulated_device *d, struct vb_range what, struct vb_range with,
                         const char *kind, struct vb_error *e) {
-    vb_error_conflict(e, what.first, what.last, with.first, with.last, kind, d->address);
     return vb_refuse(e, VB_RESERVED, "0x%" PRIx64 "-0x%" PRIx64 " runs into 0x%" PRIx64 "-0x%" PRIx64 " (%s) of %s",
                      what.first, what.last, with.first, with.last, kind, d->address);
 }
