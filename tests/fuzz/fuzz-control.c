@@ -23,6 +23,7 @@ static void set_up_once(void) {
         return;
     int n = snprintf(policy, sizeof policy, text, (unsigned)getuid());
     b.base = event_base_new();
+    b.backend = VB_BACKEND_EMULATED;
     b.options = (struct vb_options){.proc = "/proc", .sys = "/nowhere", .dev = "/nowhere", .runtime_dir = "/nowhere"};
     b.devices = (struct vb_register){.sys = "/nowhere", .dev = "/nowhere", .proc = "/nowhere", .emulated = 4};
     b.rows = malloc(VB_PACKET_MAX);
@@ -136,6 +137,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         close(peer[i]);
     }
     FUZZ_CHECK(LIST_EMPTY(&b.records) && LIST_EMPTY(&b.asks) && LIST_EMPTY(&b.devices.claims));
+    FUZZ_CHECK(LIST_EMPTY(&b.devices.groups));
     FUZZ_CHECK(LIST_EMPTY(&b.accounts.list) && b.n_sessions == 0);
     FUZZ_CHECK(fuzz_lowest_fd() == before);
     return 0;
