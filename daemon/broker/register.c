@@ -343,6 +343,10 @@ int vb_register_claim(struct vb_register *r, const struct vb_grant *grant, uid_t
         return n;
     o.group = p.group;
     o.software = p.software;
+    if (r->emulated) { /* backend/emulated.h, as sysfs would say it */
+        o.reserved[0] = (struct vb_reserved){{0xfee00000, 0xfeefffff}, "msi"};
+        o.n_reserved = 1;
+    }
     if (!r->emulated)
         n = open_any(r, &p, session, with, &o, &g, e);
     if (n == 0 && !add_claim(r, &p, g, session, client))
