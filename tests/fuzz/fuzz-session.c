@@ -155,24 +155,107 @@ static void step_unmap(struct fuzz_in *in) {
     SEND(UNMAP, unmap, 0, 0);
 }
 
+static void step_discard(struct fuzz_in *in) {
+    VfioBroker__UnmapEntry e[4], *list[4];
+    BEGIN(Discard, DISCARD);
+
+    b.space = id(in);
+    b.entries = list;
+    b.n_entries = fuzz_u8(in) & 3;
+    for (size_t i = 0; i < b.n_entries; i++) {
+        vfio_broker__unmap_entry__init(list[i] = &e[i]);
+        e[i].iova = fuzz_number(in);
+        e[i].size = fuzz_number(in);
+    }
+    SEND(DISCARD, discard, 0, 0);
+}
+
+static void step_need(struct fuzz_in *in) {
+    VfioBroker__IovaRange r[VB_NEEDS_MAX + 1], *list[VB_NEEDS_MAX + 1];
+    BEGIN(SpaceNeed, SPACE_NEED);
+
+    b.space = id(in);
+    b.ranges = list;
+    b.n_ranges = fuzz_u8(in) % (VB_NEEDS_MAX + 2);
+    for (size_t i = 0; i < b.n_ranges; i++) {
+        vfio_broker__iova_range__init(list[i] = &r[i]);
+        r[i].first = fuzz_number(in);
+        r[i].last = fuzz_number(in);
+    }
+    SEND(SPACE_NEED, space_need, 0, 0);
+}
+
+static void step_dirty_read(struct fuzz_in *in) {
+    BEGIN(DirtyRead, DIRTY_READ);
+
+    b.space = id(in);
+    b.iova = fuzz_number(in);
+    b.size = fuzz_number(in);
+    b.page_size = fuzz_number(in);
+    b.bitmap_offset = fuzz_number(in);
+    uint8_t how = fuzz_u8(in);
+    b.keep = how >> 7;
+    b.unmap = how >> 6 & 1;
+    SEND(DIRTY_READ, dirty_read, how == 0x3f ? 0 : 1, how & 15);
+}
+
+/* What the devices can reach differs. */
+static const struct vb_emulated_kind kinds[] = {
+    {.address = "emulated:1",
+     .aperture_last = (1ull << 32) - 1,
+     .page_size = 4096,
+     .n_reserved = 2,
+     .reserved = {{{0x8000, 0xffff}, "direct"}, {{0xfee00000, 0xfeefffff}, "msi"}}},
+    {.address = "emulated:2", .aperture_last = (1ull << 48) - 1, .page_size = 8192, .no_dirty = true},
+};
+
 /* The daemon's part of a claim is left out. */
 static void step_claim(struct fuzz_in *in) {
-    struct vb_reserved msi = {{0xfee00000, 0xfeefffff}, "msi"};
+    struct vb_reserved reserved[] = {{{0xfee00000, 0xfeefffff}, "msi"}, {{0x8000, 0xffff}, "direct"}};
+    uint8_t how = fuzz_u8(in);
+    char address[32];
+    struct vb_claim_desc c = {.address = address,
+                              .group = how & 3,
+                              .software = how >> 3 & 1,
+                              .reserved = reserved,
+                              .n_reserved = (how & 3) == 1 ? 2 : 1,
+                              .fds = {-1, -1},
+                              .space = how >> 4};
     struct vb_device *d;
     struct vb_error e = {.code = 0};
-    char address[32];
 
-    snprintf(address, sizeof address, "emulated:%u", fuzz_u8(in) & 3);
+    snprintf(address, sizeof address, "emulated:%u", how & 3);
     if (n_device_fds == 8)
         return;
-    if (vb_model_claim(s.model, address, 0, &msi, 1, -1, &d, &device_fds[n_device_fds], &e) == 0)
+    if (vb_model_claim(s.model, &c, &d, &device_fds[n_device_fds], &e) == 0)
         fcntl(device_fds[n_device_fds++], F_SETFL, O_NONBLOCK);
+}
+
+/* As held.c does for each device whose fd is readable. False: one has left. */
+static bool devices_turn(void) {
+    struct vb_backend *backend = s.model->backend;
+
+    for (uint32_t i = 0; i < s.model->devices.n; i++) {
+        const vb_handle handle = ((struct vb_device *)s.model->devices.items[i])->handle;
+
+        if (backend->ops->device_fd(backend, handle) < 0)
+            continue;
+        int r = backend->ops->device_ready(backend, handle);
+        if (r == 1)
+            vb_device_requested(&s, handle);
+        if (r == -ENODEV) {
+            vb_device_vanished(&s, handle);
+            return false;
+        }
+    }
+    return true;
 }
 
 /* A packet on the device's socket, then the session's turn. */
 static void step_device(struct fuzz_in *in) {
     uint8_t buf[sizeof(struct vb_emulated_dma) + 256], reply[4096];
-    struct vb_emulated_dma head = {.op = fuzz_u8(in) & 3};
+    uint8_t op = fuzz_u8(in);
+    struct vb_emulated_dma head = {.op = op & 0x80 ? VB_EMULATED_HOST_WANTS + (op & 1) : op & 3};
     int before = fuzz_lowest_fd();
 
     head.size = (uint32_t)fuzz_number(in);
@@ -186,17 +269,11 @@ static void step_device(struct fuzz_in *in) {
     if (body.n)
         memcpy(buf + sizeof head, body.p, body.n);
     vb_packet_send(fd, buf, how == 7 ? 3 : sizeof head + body.n, &pass, how & 1, MSG_DONTWAIT);
-    struct vb_backend *backend = s.model->backend;
-    for (uint32_t i = 0; i < s.model->devices.n; i++) {
-        const struct vb_device *d = s.model->devices.items[i];
-
-        if (backend->ops->device_fd(backend, d->handle) >= 0)
-            backend->ops->device_ready(backend, d->handle);
-    }
+    bool all_there = devices_turn();
     if (how & 2)
         while (recv(fd, reply, sizeof reply, MSG_DONTWAIT) > 0)
             ;
-    FUZZ_CHECK(fuzz_lowest_fd() == before);
+    FUZZ_CHECK(!all_there || fuzz_lowest_fd() == before);
 }
 
 /* The client's file changes. */
@@ -233,10 +310,53 @@ static void step_text(struct fuzz_in *in, char *buf, size_t size) {
     buf[text.n] = 0;
 }
 
+static void step_of_domains(struct fuzz_in *in, unsigned which) {
+    switch (which) {
+    case 0:
+    case 1:
+        step_discard(in);
+        return;
+    case 2: {
+        BEGIN(DiscardEnd, DISCARD_END);
+        b.space = id(in);
+        b.forget = fuzz_u8(in) & 1;
+        SEND(DISCARD_END, discard_end, 0, 0);
+        return;
+    }
+    case 3: {
+        BEGIN(DirtySet, DIRTY_SET);
+        b.space = id(in);
+        b.on = !(fuzz_u8(in) & 1);
+        SEND(DIRTY_SET, dirty_set, 0, 0);
+        return;
+    }
+    case 4:
+    case 5:
+        step_dirty_read(in);
+        return;
+    case 6:
+        step_need(in);
+        return;
+    default: {
+        BEGIN(DeviceAttach, DEVICE_ATTACH);
+        b.device = id(in);
+        b.space = id(in);
+        b.leave_out = true;
+        SEND(DEVICE_ATTACH, device_attach, 0, 0);
+        return;
+    }
+    }
+}
+
 static void step(struct fuzz_in *in) {
     char text[128];
+    uint8_t which = fuzz_u8(in);
 
-    switch (fuzz_u8(in) % 19) {
+    if (which >= 0xe0) { /* these came later than the corpus */
+        step_of_domains(in, which & 7);
+        return;
+    }
+    switch (which % 19) {
     case 0: {
         unsigned n_fds = fuzz_u8(in) & 3, kind = fuzz_u8(in);
         struct fuzz_in raw = fuzz_part(in, (size_t)fuzz_raw(in, 2));
@@ -254,6 +374,7 @@ static void step(struct fuzz_in *in) {
         BEGIN(MemoryRegister, MEMORY_REGISTER);
         uint8_t kind = fuzz_u8(in);
         b.writable = kind >> 7;
+        b.dma_buf_size = kind == 0x7d ? 0x4000 : 0;
         SEND(MEMORY_REGISTER, memory_register, kind == 0x7f ? 2 : 1, kind & 15);
         return;
     }
@@ -346,8 +467,13 @@ static void check(void) {
     for (uint32_t i = 0; i < m->spaces.n; i++) {
         const struct vb_space *space = m->spaces.items[i];
 
-        mappings += space->mappings;
-        FUZZ_CHECK(vb_emulated_dump(m->backend, space->handle, NULL, 0) == space->mappings);
+        const struct vb_domain *dom;
+
+        mappings += space->mappings + space->discarded;
+        TAILQ_FOREACH (dom, &space->domains, entry) {
+            FUZZ_CHECK(vb_emulated_dump(m->backend, dom->handle, NULL, 0) == space->mappings - dom->left_out);
+            FUZZ_CHECK(dom->leaves_out || dom->left_out == 0);
+        }
     }
     FUZZ_CHECK(mappings == m->mappings);
     mappings = 0;
@@ -360,7 +486,7 @@ static void check(void) {
     FUZZ_CHECK(mappings == m->mappings && covered == m->ledger.used);
 }
 
-static void set_up(void) {
+static void set_up(uint8_t how) {
     struct vb_backend *backend;
     struct vb_error e;
 
@@ -371,7 +497,8 @@ static void set_up(void) {
     LIST_INIT(&s.watches);
     vb_outbox_init(&s.client.later);
     TAILQ_INIT(&s.pin_links);
-    memset(&knobs, 0, sizeof knobs);
+    knobs = (struct vb_emulated_knobs){
+        .kinds = kinds, .n_kinds = sizeof kinds / sizeof *kinds, .containers = how & 2, .coarse = how & 4};
     FUZZ_CHECK(s.base && vb_emulated_new(&knobs, &backend, &e) == 0 && vb_model_new(backend, MAPPINGS, &s.model) == 0);
     s.model->ledger.lease = s.model->ledger.limit = LEASE;
     FUZZ_CHECK(vb_control_start(&s, -1) == 0 && vb_client_start(&s, -1) == 0);
@@ -406,13 +533,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     FUZZ_CHECK(ftruncate(ram, 0x10000) == 0);
     populate(ram, 0x10000);
     int before = fuzz_lowest_fd();
-    set_up();
-    bool devices_first = fuzz_u8(&in) & 1;
+    uint8_t how = fuzz_u8(&in);
+    set_up(how);
     for (int i = 0; in.n && i < 200; i++) {
         step(&in);
         check();
     }
-    tear_down(devices_first);
+    tear_down(how & 1);
     FUZZ_CHECK(fuzz_lowest_fd() == before);
     return 0;
 }

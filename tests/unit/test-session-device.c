@@ -398,6 +398,77 @@ static void test_progress(void **state) {
     assert_null(s.model->progress);
 }
 
+/* ---- device memory: a fd that is no memory comes with the packet, and may be anything ---- */
+
+static int memory_add_result;
+
+static uint64_t with_dma_buf(struct vb_backend *b) {
+    (void)b;
+    return VFIO_BROKER__FEATURE__FEATURE_DMA_BUF;
+}
+
+static int memory_add(struct vb_backend *b, const struct vb_memory_desc *d, vb_handle *ret, struct vb_error *e) {
+    (void)b;
+    assert_true(d->dma_buf);
+    assert_int_equal(d->size, 0x4000);
+    assert_true(fcntl(d->fd, F_GETFD) >= 0);
+    *ret = 99;
+    return memory_add_result ? vb_refuse(e, VB_BAD_MEMORY, "no dma-buf") : 0;
+}
+
+static void memory_remove(struct vb_backend *b, vb_handle memory) {
+    (void)b;
+    assert_int_equal(memory, 99);
+}
+
+/* Over the socket. A copy of the fd travels. */
+static const VfioBroker__Reply *ask_dma_buf(int fd, uint64_t size) {
+    REQUEST(MEMORY_REGISTER, memory_register, MemoryRegister, MEMORY_REGISTER);
+    uint8_t buf[128];
+
+    q.id = 5;
+    body.dma_buf_size = size, body.writable = true;
+    ssize_t n = vb_encode(&q.base, buf, sizeof buf);
+    assert_true(n > 0);
+    assert_int_equal(vb_packet_send(client, buf, (size_t)n, &fd, 1, 0), 0);
+    run(20);
+    return heard();
+}
+
+static void test_dma_buf(void **state) {
+    const struct vb_backend_ops *ops = s.model->backend->ops;
+    struct vb_backend_ops with = *ops;
+    int fd = open("/dev/null", O_RDWR | O_CLOEXEC), ram = memfd(0x4000);
+
+    (void)state;
+    assert_int_equal(vb_client_busy(&s), false);
+    event_add(s.client.readable, NULL);
+    assert_refused(ask_dma_buf(fd, 0x4000), VB_UNSUPPORTED, "emulated");
+    assert_int_equal(s.client.n_foreign, 1); /* left open for good */
+    assert_refused(ask_dma_buf(ram, 0x4000), VB_UNSUPPORTED, "emulated");
+    assert_int_equal(s.client.n_foreign, 1);
+
+    with.features = with_dma_buf, with.memory_add = memory_add, with.memory_remove = memory_remove;
+    s.model->backend->ops = &with;
+    memory_add_result = 1;
+    assert_refused(ask_dma_buf(fd, 0x4000), VB_BAD_MEMORY, "no dma-buf");
+    assert_int_equal(s.client.n_foreign, 2);
+    assert_refused(ask_dma_buf(ram, 0x4000), VB_BAD_MEMORY, "without dma_buf_size");
+    const unsigned before = open_fds();
+    memory_add_result = 0;
+    const VfioBroker__Reply *r = ask_dma_buf(fd, 0x4000);
+    ASSERT_DONE(r, MEMORY_REGISTER);
+    assert_int_equal(s.client.n_foreign, 2);
+    assert_int_equal(open_fds(), before + 1);
+    assert_int_equal(s.client.set_aside, -1);
+    assert_int_equal(vb_model_unregister(s.model, r->memory_register->memory, NULL), 0);
+    assert_int_equal(open_fds(), before);
+    s.model->backend->ops = ops;
+    close(fd);
+    close(ram);
+    fds_before += s.client.n_foreign;
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_claim, set_up_kinds, tear_down),
@@ -409,6 +480,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_host_wants_it, set_up_kinds, tear_down),
         cmocka_unit_test_setup_teardown(test_it_vanishes, set_up_kinds, tear_down),
         cmocka_unit_test_setup_teardown(test_progress, set_up_kinds, tear_down),
+        cmocka_unit_test_setup_teardown(test_dma_buf, set_up_kinds, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

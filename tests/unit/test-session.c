@@ -96,6 +96,9 @@ static void hello(void) {
     assert_int_equal(r->hello->session, 7);
     assert_int_equal(r->hello->version, 1);
     assert_int_equal(r->hello->limits->mappings, s.model->mappings_max);
+    assert_int_equal(r->hello->features, s.model->backend->ops->features(s.model->backend) |
+                                             VFIO_BROKER__FEATURE__FEATURE_PINS |
+                                             VFIO_BROKER__FEATURE__FEATURE_DOMAINS);
 }
 
 static uint32_t register_memory(void) {
@@ -181,6 +184,16 @@ static void test_fds_belong_to_their_request(void **state) {
     assert_refused(ask(&q, fd), VB_INVALID, "printable");
     assert_int_equal(fcntl(fd, F_GETFD), -1);
     assert_int_equal(s.model->memories.n, 0);
+    {
+        REQUEST(DIRTY_READ, dirty_read, VfioBroker__DirtyRead, VFIO_BROKER__DIRTY_READ__INIT);
+        assert_refused(ask(&q, -1), VB_PROTOCOL, "DirtyRead came with 0");
+    }
+    {
+        REQUEST(DISCARD, discard, VfioBroker__Discard, VFIO_BROKER__DISCARD__INIT);
+        fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+        assert_refused(ask(&q, fd), VB_PROTOCOL, "Discard came with 1");
+        assert_int_equal(fcntl(fd, F_GETFD), -1);
+    }
 }
 
 static void test_map_unmap_and_look(void **state) {
