@@ -190,7 +190,7 @@ static bool shown_as(const char *state) {
 }
 
 static void expect_held(long pins) {
-    if (world.iommufd) {
+    if (world.kernel) {
         long now = system_pins();
         CHECK(now <= pins + 64, "%ld pages are pinned, %ld before", now, pins);
     }
@@ -313,7 +313,7 @@ static void client_with_child(void *arg) {
 
 static void outlive(bool kill_session) {
     struct keeper *k = shared(sizeof *k);
-    long pins = world.iommufd ? system_pins() : 0;
+    long pins = world.kernel ? system_pins() : 0;
     pid_t pid = spawn(A, client_with_child, k);
     int status;
 
@@ -321,7 +321,7 @@ static void outlive(bool kill_session) {
         sleep_ms(5);
     if (!k->ready)
         _exit(1);
-    if (world.iommufd)
+    if (world.kernel)
         CHECK(system_pins() >= pins + (long)(SIZE / 4096) - 64, "nothing was pinned");
     if (kill_session)
         CHECK(kill(k->session, SIGKILL) == 0, "kill: %m");
@@ -333,7 +333,7 @@ static void outlive(bool kill_session) {
     CHECK(k->reached != 2, "a DMA one second later still reached memory");
     if (kill_session)
         CHECK(wait_until(&k->eof, 5000), "the client's connection goes on");
-    if (world.iommufd || !kill_session)
+    if (world.kernel || !kill_session)
         expect_held(pins);
     else
         note("emulated: the device is gone with its session\n");

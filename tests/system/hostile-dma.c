@@ -32,7 +32,7 @@ static int edu_run(struct testdev *d, uint64_t from, uint64_t to, uint64_t comma
 int dma_copy(int device_fd, uint64_t iova) {
     uint8_t buf[SIZE];
     struct testdev d;
-    int r = testdev_open(&d, device_fd, world.iommufd ? "iommufd" : "emulated");
+    int r = testdev_open(&d, device_fd, world.kernel ? "iommufd" : "emulated");
 
     if (r < 0)
         return r;

@@ -197,7 +197,7 @@ static void test_fuse(void) {
 }
 
 const struct hostile_test fuse_tests[] = {
-    {"fuse: files whose server never answers", test_fuse, AS_ROOT | ON_IOMMUFD, 0},
-    {"fuse: such a file in a session that root kills", test_fuse_killed, AS_ROOT | ON_IOMMUFD, 0},
+    {"fuse: files whose server never answers", test_fuse, AS_ROOT | ON_KERNEL, 0},
+    {"fuse: such a file in a session that root kills", test_fuse_killed, AS_ROOT | ON_KERNEL, 0},
     {NULL, NULL, 0, 0},
 };

@@ -251,7 +251,7 @@ static void test_flood(void) {
     wire_open(&w);
     expect(w_space(&w, &b.space), 0, "space");
     q.body_case = VFIO_BROKER__REQUEST__BODY_SPACE_DESCRIBE, q.space_describe = &b;
-    flood(&w, world.iommufd ? 5000 : 50000, &q);
+    flood(&w, world.kernel ? 5000 : 50000, &q);
     wire_close(&w);
 }
 static void call_flood(void *arg) {
@@ -369,7 +369,7 @@ static void live(void *arg) {
 static void test_random_death(void) {
     for (unsigned i = 0; i < 40; i++) {
         pid_t pid = spawn(A, live, NULL);
-        sleep_ms(i * 7 % 50 + (world.iommufd ? 50 : 0));
+        sleep_ms(i * 7 % 50 + (world.kernel ? 50 : 0));
         kill_and_reap(pid);
     }
 }

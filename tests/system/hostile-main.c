@@ -181,7 +181,7 @@ static const struct hostile_test *const families[] = {packet_tests, memory_tests
 
 static bool wanted(const struct hostile_test *t, const char *only) {
     if ((t->flags & NEEDS_UIDS && !world.uids) || (t->flags & ON_IOMMUFD && !world.iommufd) ||
-        (t->flags & ON_EMULATED && world.iommufd))
+        (t->flags & ON_KERNEL && !world.kernel) || (t->flags & ON_EMULATED && world.kernel))
         return false;
     return !only || strstr(t->name, only);
 }
@@ -220,6 +220,8 @@ int main(int argc, char **argv) {
             break;
         case 'b':
             world.iommufd = strcmp(optarg, "iommufd") == 0;
+            world.type1 = strncmp(optarg, "type1", 5) == 0;
+            world.kernel = world.iommufd || world.type1;
             break;
         case 'u':
             world.uids = sscanf(optarg, "%u,%u,%u", &world.uid[A], &world.uid[B], &world.uid[NOBODY]) == 3;

@@ -166,5 +166,5 @@ void world_look(struct snapshot *ret) {
     ret->fds = count_fds(world.daemon);
     ret->sessions = count_sessions();
     ret->rss_kib = proc_status(world.daemon, "VmRSS");
-    ret->pins = world.iommufd ? system_pins() : 0;
+    ret->pins = world.kernel ? system_pins() : 0;
 }

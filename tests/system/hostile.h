@@ -22,6 +22,7 @@ enum {
     AS_ROOT = 1,      /* starts as the parent's uid and becomes a client by itself */
     NEEDS_UIDS = 2,   /* clients of different uids: the parent must be root */
     ON_IOMMUFD = 4,   /* only there */
+    ON_KERNEL = 32,   /* not on the emulated backend */
     ON_EMULATED = 8,  /* only there */
     NEEDS_ADMIN = 16, /* looks at all sessions */
 };
@@ -40,7 +41,9 @@ enum who { A, B, NOBODY, ADMIN }; /* the hostile client; the bystander; a user w
 struct world {
     const char *socket, *ctl;
     pid_t daemon;
-    bool iommufd, uids;
+    bool kernel;         /* a kernel does the DMA, not the emulated backend */
+    bool iommufd, type1; /* by what */
+    bool uids;
     uid_t uid[3];
     const char *device[3]; /* granted to A, to B, to A */
     const char *disk_file; /* on ext4 or the like, writable by A */
