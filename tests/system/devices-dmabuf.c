@@ -131,7 +131,7 @@ void case_dmabuf(void) {
     set_memory(b.d.fd, false);
     refused(&a, B_IOVA);
     refused(&a, B_IOVA + 0x10000000);
-    dma_reaches(&a, SCRATCH_IOVA, a.scratch.p);
+    does_dma(&a);
     set_memory(b.d.fd, true);
     refused(&a, B_IOVA);
     OK(a.c, unmap1(a.c, a.space, B_IOVA + 0x10000000, PAGE));
@@ -164,7 +164,7 @@ void case_dmabuf_closed(void) {
     rig_end(&b); /* its last fd: the kernel takes the memory back */
     becomes(DEVICE_B, "\"free\"");
     refused(&a, B_IOVA);
-    dma_reaches(&a, SCRATCH_IOVA, a.scratch.p);
+    does_dma(&a);
     OK(a.c, unmap1(a.c, a.space, B_IOVA, PAGE));
     OK(a.c, vfb_memory_unregister(a.c, m.id));
     rig_end(&a);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -88,6 +89,17 @@ struct rig rig_beside(struct rig *r, const char *address) {
     other = rig_in(r->c, address, r->space, scratch);
     testdev_scratch(&other.t, SCRATCH_B, scratch.p);
     return other;
+}
+
+void does_dma(struct rig *r) {
+    struct mem m = mem_new(r->c, PAGE);
+
+    OK(r->c, map1(r->c, r->space, m.id, PROBE_IOVA, 0, PAGE));
+    dma_reaches(r, PROBE_IOVA, m.p);
+    OK(r->c, unmap1(r->c, r->space, PROBE_IOVA, PAGE));
+    OK(r->c, vfb_memory_unregister(r->c, m.id));
+    munmap(m.p, m.size);
+    close(m.fd);
 }
 
 void rig_end(struct rig *r) {

@@ -36,7 +36,7 @@ void case_group_neighbour(void) {
 
     free_neighbour();
     r = rig_new(c, IN_GROUP_A);
-    dma_reaches(&r, SCRATCH_IOVA, r.scratch.p);
+    does_dma(&r);
     rig_end(&r);
 }
 
@@ -99,7 +99,7 @@ void case_group_two_spaces(void) {
     says(a.c, "group");
     tap_check(usage(a.c).used == before.used, "a refused attach is paid");
     /* Nothing has changed: the first one works, and the second one can join it, and move with it. */
-    dma_reaches(&a, SCRATCH_IOVA, a.scratch.p);
+    does_dma(&a);
     OK(a.c, vfb_device_attach(a.c, b.id, a.space));
     OK(a.c, vfb_device_detach(a.c, b.id));
     OK(a.c, vfb_device_detach(a.c, a.d.id));

@@ -88,7 +88,7 @@ void case_plug_under_dma(void) {
     before = atomic_load(&busy.rounds) - before;
     atomic_store(&busy.stop, true);
     pthread_join(thread, NULL);
-    tap_check(before >= CYCLES / 2, "device A did DMA %u times only meanwhile", before);
+    tap_check(before >= CYCLES / 4, "device A did DMA %u times only meanwhile", before);
     tap_check(usage(a.c).used == used, "used %" PRIu64 " after, %" PRIu64 " before", usage(a.c).used, used);
     tap_diag("%u rounds of DMA while the other device came and went %u times", before, CYCLES);
     rig_end(&a);

@@ -22,15 +22,16 @@
 
 #include "tests/conformance/conformance.h"
 
-#define DEVICE_A    "0000:00:04.0"
-#define DEVICE_B    "0000:00:05.0"
-#define DISK        "0000:00:08.0"
-#define IN_GROUP_A  "0000:01:01.0"
-#define IN_GROUP_B  "0000:01:02.0"
-#define NEIGHBOUR   "0000:01:03.0" /* on virtio-pci */
-#define IOVA        0x40000000ull
-#define SCRATCH_B   (SCRATCH_IOVA + PAGE) /* of a second device in a space */
-#define EVENT_SHOWN 16
+#define DEVICE_A   "0000:00:04.0"
+#define DEVICE_B   "0000:00:05.0"
+#define DEVICE_C   "0000:00:06.0" /* which the host takes away */
+#define DISK       "0000:00:08.0"
+#define IN_GROUP_A "0000:01:01.0"
+#define IN_GROUP_B "0000:01:02.0"
+#define NEIGHBOUR  "0000:01:03.0" /* on virtio-pci */
+#define IOVA       0x40000000ull
+#define SCRATCH_B  (SCRATCH_IOVA + PAGE) /* of a second device in a space */
+#define PROBE_IOVA 0x700000000ull
 
 /* ---- devices-fixture.c ---- */
 /* Root carries out a line of shell, with the functions of tests/system/devices. Its exit status. */
@@ -55,6 +56,8 @@ void on_event(struct vfb_client *c, const struct vfb_event *e, void *heard);
 bool hear(struct vfb_client *c, const unsigned *n, unsigned want, unsigned seconds);
 /* One more device in the space of another one, with a scratch page of its own. */
 struct rig rig_beside(struct rig *r, const char *address);
+/* Maps a page of its own, which the device reaches (the scratch page itself tests nothing), and takes it out again. */
+void does_dma(struct rig *r);
 void rig_end(struct rig *r); /* releases and closes; the client stays */
 /* A released device becomes free only when the kernel has closed it; waits, and fails after 10 s. */
 void becomes(const char *address, const char *state);
