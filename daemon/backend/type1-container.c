@@ -38,44 +38,48 @@ void vb_type1_container_close(struct vb_type1_container *c) {
 
 /* ---- VFIO_IOMMU_GET_INFO ---- */
 
-static void read_capability(const struct vfio_info_cap_header *h, size_t room, struct vb_type1_info *ret) {
-    uint32_t i, n;
+/* Capabilities need not be aligned: one lies behind the 12 bytes of another (seen with Debian's kernel; newer ones align them, vfio_main.c,
+ * vfio_info_cap_add). */
+static void read_ranges(const char *p, size_t room, struct vb_space_info *ret) {
+    struct vfio_iommu_type1_info_cap_iova_range c;
+    struct vfio_iova_range range;
+    uint32_t i;
 
-    switch (h->id) {
-    case VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE: {
-        const struct vfio_iommu_type1_info_cap_iova_range *c = (const void *)h;
-
-        if (room < sizeof(*c))
+    if (room < sizeof(c))
+        return;
+    memcpy(&c, p, sizeof(c));
+    for (i = 0; i < c.nr_iovas && i < VB_REGIONS_MAX; i++) { /* those beyond are not used */
+        if (room - sizeof(c) < (i + 1) * sizeof(range))
             return;
-        n = c->nr_iovas;
-        if (n > (room - sizeof(*c)) / sizeof(c->iova_ranges[0]))
-            n = (uint32_t)((room - sizeof(*c)) / sizeof(c->iova_ranges[0]));
-        if (n > VB_REGIONS_MAX) /* those beyond are not used */
-            n = VB_REGIONS_MAX;
-        for (i = 0; i < n; i++)
-            ret->space.usable[i] = (struct vb_range){c->iova_ranges[i].start, c->iova_ranges[i].end};
-        ret->space.n_usable = n;
-        break;
+        memcpy(&range, p + sizeof(c) + i * sizeof(range), sizeof(range));
+        ret->usable[ret->n_usable++] = (struct vb_range){range.start, range.end};
     }
-    case VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL: {
-        const struct vfio_iommu_type1_info_dma_avail *c = (const void *)h;
+}
 
-        if (room < sizeof(*c))
-            return;
+static void read_capability(const char *p, uint16_t id, size_t room, struct vb_type1_info *ret) {
+    struct vfio_iommu_type1_info_cap_migration migration;
+    struct vfio_iommu_type1_info_dma_avail avail;
+
+    switch (id) {
+    case VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE:
+        ret->space.n_usable = 0;
+        read_ranges(p, room, &ret->space);
+        break;
+    case VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL:
+        if (room < sizeof(avail))
+            break;
+        memcpy(&avail, p, sizeof(avail));
         ret->has_avail = true;
-        ret->avail = c->avail;
+        ret->avail = avail.avail;
         break;
-    }
-    case VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION: {
-        const struct vfio_iommu_type1_info_cap_migration *c = (const void *)h;
-
-        if (room < sizeof(*c) || !c->pgsize_bitmap)
-            return;
-        ret->has_dirty = true;
-        ret->dirty_page = c->pgsize_bitmap & -c->pgsize_bitmap;
-        ret->dirty_bytes_max = c->max_dirty_bitmap_size;
+    case VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION:
+        if (room < sizeof(migration))
+            break;
+        memcpy(&migration, p, sizeof(migration));
+        ret->has_dirty = migration.pgsize_bitmap != 0;
+        ret->dirty_page = migration.pgsize_bitmap & -migration.pgsize_bitmap;
+        ret->dirty_bytes_max = migration.max_dirty_bitmap_size;
         break;
-    }
     }
 }
 
@@ -106,7 +110,8 @@ static int get_info(int fd, struct vfio_iommu_type1_info **ret) {
 int vb_type1_container_info(struct vb_type1_container *c, struct vb_type1_info *ret, struct vb_error *e) {
     VB_FREE struct vfio_iommu_type1_info *info = NULL;
     const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-    uint32_t at, next;
+    struct vfio_info_cap_header header;
+    uint32_t at;
     int r = get_info(c->fd, &info);
 
     if (r < 0)
@@ -117,14 +122,12 @@ int vb_type1_container_info(struct vb_type1_container *c, struct vb_type1_info *
     if (!ret->space.page_sizes)
         ret->space.page_sizes = -page;
     at = info->flags & VFIO_IOMMU_INFO_CAPS ? info->cap_offset : 0;
-    while (at >= sizeof(*info) && at % 8 == 0 && at <= info->argsz - sizeof(struct vfio_info_cap_header)) {
-        const struct vfio_info_cap_header *h = (const void *)((const char *)info + at);
-
-        read_capability(h, info->argsz - at, ret);
-        next = h->next;
-        if (next <= at) /* 0: the last one */
+    while (at >= sizeof(*info) && at <= info->argsz - sizeof(header)) {
+        memcpy(&header, (const char *)info + at, sizeof(header));
+        read_capability((const char *)info + at, header.id, info->argsz - at, ret);
+        if (header.next <= at) /* 0: the last one */
             break;
-        at = next;
+        at = header.next;
     }
     /* A container with software devices only has no ranges (vfio_iommu_type1.c, vfio_iommu_iova_build_caps). */
     if (!ret->space.n_usable)

@@ -5,6 +5,10 @@
  * no trick. Where all devices are software the kernel knows exactly, and forgets by being asked; with `keep` we do not ask then,
  * and call everything dirty.
  *
+ * A second reading of the same bitmaps would find bits behind mappings too: the kernel shifts an entry's bitmap to its place in the
+ * answer, and clears only what it had before (the same function). So they are made anew in between, which costs a bit for each
+ * page mapped; not for software, which would lose what was dirty.
+ *
  * A range may not cut an entry of the kernel, so it is widened to whole runs, and what is too much is dropped. */
 #include <errno.h>
 #include <inttypes.h>
@@ -52,10 +56,23 @@ int vb_type1_dirty_set(struct vb_backend *b, vb_handle domain, bool on, struct v
         return vb_fail(e, r, "starting dirty tracking%s",
                        r == -ENOMEM ? ": the kernel has no memory for its bitmaps, a bit for each page" : "");
     c->dirty = true;
+    c->dirty_used = false;
     c->dirty_page = info.dirty_page;
     c->dirty_bytes_max = info.dirty_bytes_max;
     *ret = (struct vb_dirty_info){.page_size = info.dirty_page, .coarse = true};
     return 0;
+}
+
+static int renew_bitmaps(struct vb_type1_container *c) {
+    int r;
+
+    if (!c->dirty_used)
+        return 0;
+    switch_to(c, VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP);
+    r = switch_to(c, VFIO_IOMMU_DIRTY_PAGES_FLAG_START); /* if it fails, it is tried again by the next reading */
+    if (r >= 0)
+        c->dirty_used = false;
+    return r;
 }
 
 static bool software_only(const struct vb_type1 *t, const struct vb_type1_container *c) {
@@ -103,12 +120,13 @@ int vb_type1_dirty_read(struct vb_backend *b, vb_handle domain, struct vb_range 
     } request = {.head = {.argsz = sizeof(request), .flags = VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP}};
     const struct vb_type1_run *left = vb_type1_run_at(c, range.first), *right = vb_type1_run_at(c, range.last);
     struct vb_range whole = {left ? left->iova.first : range.first, right ? right->iova.last : range.last};
+    const bool software = software_only((struct vb_type1 *)b, c);
     uint64_t pages, bytes, *found;
     int r;
 
     if (!c->dirty)
         return vb_fail(e, -EINVAL, "dirty tracking is not on");
-    if (keep && software_only((struct vb_type1 *)b, c)) {
+    if (keep && software) {
         set_bits(bitmap, 0, (range.last - range.first) / page);
         return 0;
     }
@@ -127,7 +145,11 @@ int vb_type1_dirty_read(struct vb_backend *b, vb_handle domain, struct vb_range 
     request.get.bitmap.pgsize = c->dirty_page;
     request.get.bitmap.size = bytes;
     request.get.bitmap.data = (void *)found;
-    r = vb_type1_ioctl(c->fd, VFIO_IOMMU_DIRTY_PAGES, &request);
+    r = software ? 0 : renew_bitmaps(c);
+    if (r >= 0) {
+        c->dirty_used = true;
+        r = vb_type1_ioctl(c->fd, VFIO_IOMMU_DIRTY_PAGES, &request);
+    }
     if (r >= 0)
         take(found, bytes / 8, whole.first, c->dirty_page, range, page, bitmap);
     munmap(found, bytes);

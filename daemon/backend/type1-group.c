@@ -143,11 +143,12 @@ int vb_type1_group_new(struct vb_type1 *t, const struct vb_device_desc *d, uint3
 bool vb_type1_group_leave(struct vb_type1 *t, struct vb_type1_group *g) {
     struct vb_type1_container *c = &t->containers[g->container];
 
-    if (c->iommufd && vb_type1_group_has_objects(t, g))
-        return false;
-    /* The last group takes all mappings with it. The compatibility container would keep its own until it is closed. */
+    /* First: whoever has a device open shall reach nothing. The last group would take all mappings with it, but not out of the
+     * compatibility container. */
     if (c->groups == 1)
         vb_type1_container_empty(c);
+    if (c->iommufd && vb_type1_group_has_objects(t, g))
+        return false;
     if (vb_type1_ioctl(g->fd, VFIO_GROUP_UNSET_CONTAINER, NULL) == -EBUSY)
         return false;
     close(g->fd); /* for whatever else it said: a group that nobody uses leaves its container now at the latest */

@@ -72,8 +72,6 @@ static int refuse_entries(struct vb_type1 *t, struct vb_type1_container *c, size
 
 static int explain(struct vb_type1 *t, struct vb_type1_container *c, const struct vb_backend_map *m, size_t n, int r,
                    struct vb_error *e) {
-    char devices[160];
-
     switch (r) {
     case -ENOSPC:
         return refuse_entries(t, c, n, e);
@@ -81,10 +79,6 @@ static int explain(struct vb_type1 *t, struct vb_type1_container *c, const struc
         return vb_refuse(e, VB_BAD_MEMORY,
                          "memory for IOVA 0x%" PRIx64 "-0x%" PRIx64 " cannot be pinned; was its file truncated?",
                          m->iova, m->iova + (m->size - 1));
-    case -EADDRINUSE: /* the compatibility container: io_pagetable.c, iopt_check_iova */
-        vb_type1_container_devices(t, c, devices, sizeof(devices));
-        return vb_refuse(e, VB_RESERVED, "IOVA 0x%" PRIx64 "-0x%" PRIx64 " is reserved or out of reach for %s", m->iova,
-                         m->iova + (m->size - 1), devices);
     default:
         return vb_fail(e, r, "mapping 0x%" PRIx64 " of 0x%" PRIx64 " bytes into a VFIO container%s", m->iova, m->size,
                        r == -ENOMEM ? ": pinning it passes the session's RLIMIT_MEMLOCK, or no memory" : "");
