@@ -242,6 +242,13 @@ uint32_t mock_hwpt(struct vb_model *m, const struct vb_device *d) {
     return ((struct vb_iommufd *)m->backend)->devices[d->handle].hwpt;
 }
 
+void mock_small_pages(struct vb_model *m, uint32_t ioas) {
+    struct vb_iommu_option o = {
+        .size = sizeof(o), .option_id = 1 /* HUGE_PAGES */, .op = VB_IOMMU_OPTION_OP_SET, .object_id = ioas};
+
+    assert_int_equal(__real_ioctl(iommufd_of(m), IOMMU_OPTION, &o), 0);
+}
+
 uint64_t mock_dirty(struct vb_model *m, uint32_t hwpt, uint64_t iova, uint64_t size, uint64_t page,
                     const uint64_t *bits) {
     struct test_command c = {.w = {0, iova, size, page, (uintptr_t)bits}};

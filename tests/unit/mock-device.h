@@ -25,6 +25,9 @@ int mock_prepare(void **state);
 struct vb_device *mock_device(struct vb_model *m, const char *name, const struct mock_kind *kind);
 /* The HWPT that it is attached to; 0: none. */
 uint32_t mock_hwpt(struct vb_model *m, const struct vb_device *d);
+/* Neighbouring pages of memory get one entry in the page tables, and its dirty bit is that of all: not in this IOAS, which has
+ * neither mappings nor devices yet. */
+void mock_small_pages(struct vb_model *m, uint32_t ioas);
 /* Its device wrote these pages: bit n of `bits` is iova + n * page. Returns how many. */
 uint64_t mock_dirty(struct vb_model *m, uint32_t hwpt, uint64_t iova, uint64_t size, uint64_t page,
                     const uint64_t *bits);

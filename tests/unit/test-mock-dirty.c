@@ -2,10 +2,6 @@
  * devices have page tables whose dirty bits can be set. Run by `tests/vm/run -- PROGRAM`; skips elsewhere, and says why. */
 #include "tests/unit/mock-device.h"
 
-#include <sys/ioctl.h>
-
-#include "backend/iommufd-private.h"
-
 #define PAGE  4096ull
 #define BASE  0x1000000ull
 #define PAGES 200u /* of a mapping: not a multiple of 64 */
@@ -22,21 +18,13 @@ static struct vb_model *m;
 static const uint64_t starts[] = {BASE, BASE + PAGES *PAGE, BASE + 0x400000};
 #define RANGE ((struct vb_range){BASE, BASE + 0x400000 + PAGES * PAGE - 1})
 
-/* Neighbouring pages of memory get one entry in the page tables, and its dirty bit is that of all. Not here. */
-static void small_pages(uint32_t ioas) {
-    struct vb_iommu_option o = {
-        .size = sizeof(o), .option_id = 1 /* HUGE_PAGES */, .op = VB_IOMMU_OPTION_OP_SET, .object_id = ioas};
-
-    assert_int_equal(ioctl(((struct vb_iommufd *)m->backend)->fd, IOMMU_OPTION, &o), 0);
-}
-
 static void set_scene(void) {
     size_t i;
 
     m = real_model(open_iommufd(), false);
     add_memory(m, 3 * PAGES * PAGE);
     add_space(m);
-    small_pages(ioas_of(m, 1));
+    mock_small_pages(m, ioas_of(m, 1));
     for (i = 0; i < 3; i++)
         OK(map1(m, 1, 1, starts[i], PAGES * PAGE, i * PAGES * PAGE, 3, &e));
 }
