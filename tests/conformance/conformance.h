@@ -6,6 +6,7 @@
 #ifndef VB_CONFORMANCE_H
 #define VB_CONFORMANCE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "tests/lib/tap.h"
@@ -14,6 +15,9 @@
 
 #define PAGE 4096ull
 #define MIB  (1ull << 20)
+/* Every device of the tests reserves it: VT-d's, and the emulated backend's. */
+#define MSI_FIRST 0xfee00000ull
+#define MSI_LAST  0xfeefffffull
 
 extern char test_devices[2][64];
 extern char test_denied[64];
@@ -67,11 +71,16 @@ int map_prot(struct vfb_client *c, uint32_t space, uint32_t memory, uint64_t iov
              uint32_t prot);
 int unmap1(struct vfb_client *c, uint32_t space, uint64_t iova, uint64_t size);
 struct vfb_usage usage(struct vfb_client *c);
+/* What is paid: each page once (VFB_FEATURE_SHARED_PINS), or each mapping, in each domain that has it. */
+bool shares(struct vfb_client *c);
+uint64_t paid(struct vfb_client *c, uint64_t shared, uint64_t each);
 struct vfb_space_info describe(struct vfb_client *c, uint32_t space);
 
 /* Claims, waiting up to 10 s while the session of the case before still gives the device back. */
 struct vfb_device claim(struct vfb_client *c, const char *address);
 struct vfb_device claim_bound(struct vfb_client *c, const char *address);
+/* Claims for a space, and binds. */
+struct vfb_device claim_for(struct vfb_client *c, const char *address, uint32_t space);
 
 /* A device attached to a space, able to do DMA. Its scratch page is mapped at SCRATCH_IOVA of the space by rig_new(). */
 #define SCRATCH_IOVA 0x10000ull
@@ -84,6 +93,9 @@ struct rig {
 };
 struct rig rig_new(struct vfb_client *c, const char *address);
 struct rig rig_in(struct vfb_client *c, const char *address, uint32_t space, struct mem scratch);
+/* With a device that is attached already. */
+struct rig rig_of(struct vfb_client *c, struct vfb_device d, uint32_t space, struct mem scratch);
+void rig_end(struct rig *r); /* with the client */
 /* What the device reads at iova is what memory has at p; what it writes there arrives at p. */
 void dma_reaches(struct rig *r, uint64_t iova, uint8_t *p);
 /* Neither reading nor writing gets through, and the bytes at p (NULL: none) stay as they are. */
@@ -101,6 +113,10 @@ CASES(dma);
 CASES(loop);
 CASES(views);
 CASES(pins);
+CASES(domains);
+CASES(dirty);
+CASES(discard);
+CASES(events);
 #define DEFINE_CASES(family, ...)                                                                                      \
     const struct tap_case family##_cases[] = {__VA_ARGS__};                                                            \
     const size_t n_##family##_cases = sizeof family##_cases / sizeof family##_cases[0]

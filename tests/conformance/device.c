@@ -10,9 +10,6 @@
 
 #include "conformance.h"
 
-#define MSI_FIRST 0xfee00000ull
-#define MSI_LAST  0xfeefffffull
-
 static double now(void) {
     struct timespec t;
 

@@ -9,12 +9,6 @@
 
 #include "conformance.h"
 
-static void end(struct rig *r) {
-    testdev_close(&r->t);
-    close(r->d.fd);
-    vfb_client_free(r->c);
-}
-
 static void case_round_trip(void) {
     struct rig r = rig_new(join(), test_devices[0]);
     struct mem m = mem_new(r.c, MIB);
@@ -22,7 +16,7 @@ static void case_round_trip(void) {
     OK(r.c, map1(r.c, r.space, m.id, 0x40000000, 0, MIB));
     dma_reaches(&r, 0x40000000, m.p);
     dma_reaches(&r, 0x40000000 + MIB - 512, m.p + MIB - 512);
-    end(&r);
+    rig_end(&r);
 }
 
 static void case_offsets(void) {
@@ -37,7 +31,7 @@ static void case_offsets(void) {
     dma_reaches(&r, 0x5000f000, m.p + 0x8f000);
     dma_reaches(&r, 0x100008000, m.p + 0x48000);
     dma_reaches(&r, 0x60000000, m.p + 0x48000);
-    end(&r);
+    rig_end(&r);
 }
 
 static void case_unmapped(void) {
@@ -47,7 +41,7 @@ static void case_unmapped(void) {
     dma_refused(&r, 0x40000000, m.p); /* registered is not mapped */
     OK(r.c, map1(r.c, r.space, m.id, 0x40000000, 0, 0x10000));
     dma_refused(&r, 0x40010000, m.p + 0x10000);
-    end(&r);
+    rig_end(&r);
 }
 
 static void case_after_unmap(void) {
@@ -63,7 +57,7 @@ static void case_after_unmap(void) {
     OK(r.c, vfb_unmap_all(r.c, r.space, NULL));
     OK(r.c, map1(r.c, r.space, r.scratch.id, SCRATCH_IOVA, 0, PAGE)); /* testdev needs it */
     dma_refused(&r, 0x40000000, m.p + 0x8000);
-    end(&r);
+    rig_end(&r);
 }
 
 static void case_detach_attach(void) {
@@ -90,7 +84,7 @@ static void case_detach_attach(void) {
     OK(r.c, vfb_device_detach(r.c, r.d.id));
     OK(r.c, vfb_device_attach(r.c, r.d.id, r.space));
     dma_reaches(&r, 0x40000000, m.p);
-    end(&r);
+    rig_end(&r);
 }
 
 static void case_late(void) {
@@ -118,7 +112,7 @@ static void case_late(void) {
     dma_reaches(&first, 0x80000000, m.p + 0x90000);
     testdev_close(&second.t);
     close(second.d.fd);
-    end(&first);
+    rig_end(&first);
 }
 
 /* The device may read, and what it writes does not arrive. */
@@ -154,7 +148,7 @@ static void case_read_only(void) {
     OK(r.c, vfb_memory_register(r.c, fd, 0, "read-only", &ro));
     OK(r.c, map_prot(r.c, r.space, ro.id, 0x50000000, 0, PAGE, VFB_READ));
     reads_only(&r, 0x50000000, n.p);
-    end(&r);
+    rig_end(&r);
 }
 
 static void case_closed_fd(void) {
@@ -164,7 +158,7 @@ static void case_closed_fd(void) {
     close(m.fd); /* the broker has its own */
     OK(r.c, map1(r.c, r.space, m.id, 0x40000000, 0, MIB));
     dma_reaches(&r, 0x40000000, m.p);
-    end(&r);
+    rig_end(&r);
 }
 
 static void case_high(void) {
@@ -179,7 +173,7 @@ static void case_high(void) {
     dma_reaches(&r, last - PAGE + 1, m.p);
     dma_reaches(&r, last - 511, m.p + PAGE - 512);
     dma_refused(&r, last - 2 * PAGE + 1, NULL);
-    end(&r);
+    rig_end(&r);
 }
 
 static void case_batch(void) {
@@ -204,7 +198,7 @@ static void case_batch(void) {
     tap_check(bytes == 32 * 0x10000, "%" PRIu64 " bytes", bytes);
     dma_refused(&r, e[0].iova, m.p + e[0].offset);
     dma_reaches(&r, e[63].iova, m.p + e[63].offset);
-    end(&r);
+    rig_end(&r);
 }
 
 static void case_huge(void) {
@@ -229,7 +223,7 @@ static void case_huge(void) {
     OK(r.c, unmap1(r.c, r.space, 0x40000000, m.size));
     OK(r.c, map1(r.c, r.space, reply.id, 0x40000000, 5 * PAGE, PAGE)); /* a piece of a huge page costs a piece */
     tap_check(usage(r.c).used == 2 * PAGE, "used %" PRIu64, usage(r.c).used);
-    end(&r);
+    rig_end(&r);
 }
 
 static void case_refused_map_leaves_dma(void) {
@@ -243,7 +237,7 @@ static void case_refused_map_leaves_dma(void) {
     REFUSED_ENTRY(r.c, vfb_map(r.c, r.space, e, 2), VFB_OVERLAP, 1);
     dma_reaches(&r, 0x40000000, m.p);          /* nothing was replaced, */
     dma_refused(&r, 0x50000000, m.p + 0x8000); /* and nothing was begun */
-    end(&r);
+    rig_end(&r);
 }
 
 DEFINE_CASES(dma, {"memory -> device -> memory", case_round_trip, 0}, {"offsets and aliases", case_offsets, 0},

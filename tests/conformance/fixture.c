@@ -110,6 +110,14 @@ struct vfb_usage usage(struct vfb_client *c) {
     return u;
 }
 
+bool shares(struct vfb_client *c) {
+    return vfb_info(c)->features & VFB_FEATURE_SHARED_PINS;
+}
+
+uint64_t paid(struct vfb_client *c, uint64_t shared, uint64_t each) {
+    return shares(c) ? shared : each;
+}
+
 struct vfb_space_info describe(struct vfb_client *c, uint32_t space) {
     struct vfb_space_info i;
 
@@ -117,13 +125,13 @@ struct vfb_space_info describe(struct vfb_client *c, uint32_t space) {
     return i;
 }
 
-struct vfb_device claim(struct vfb_client *c, const char *address) {
+static struct vfb_device claim_it(struct vfb_client *c, const char *address, uint32_t space) {
     struct timespec pause = {.tv_nsec = 50000000};
     struct vfb_device d;
     int r = 0;
 
     for (int i = 0; i < 200; i++) {
-        r = vfb_device_claim(c, address, &d);
+        r = space ? vfb_device_claim_for(c, address, space, &d) : vfb_device_claim(c, address, &d);
         if (r != VFB_BUSY)
             break;
         nanosleep(&pause, NULL);
@@ -133,6 +141,10 @@ struct vfb_device claim(struct vfb_client *c, const char *address) {
     return d;
 }
 
+struct vfb_device claim(struct vfb_client *c, const char *address) {
+    return claim_it(c, address, 0);
+}
+
 struct vfb_device claim_bound(struct vfb_client *c, const char *address) {
     struct vfb_device d = claim(c, address);
 
@@ -140,16 +152,33 @@ struct vfb_device claim_bound(struct vfb_client *c, const char *address) {
     return d;
 }
 
-struct rig rig_in(struct vfb_client *c, const char *address, uint32_t space, struct mem scratch) {
-    struct rig r = {.c = c, .space = space, .scratch = scratch};
-    int e;
+struct vfb_device claim_for(struct vfb_client *c, const char *address, uint32_t space) {
+    struct vfb_device d = claim_it(c, address, space);
 
-    r.d = claim_bound(c, address);
-    OK(c, vfb_device_attach(c, r.d.id, space));
-    e = testdev_open(&r.t, r.d.fd, vfb_info(c)->backend);
-    tap_check(e == 0, "test device %s: %s", address, strerror(-e));
+    OK(c, vfb_device_bind(c, d.id));
+    return d;
+}
+
+struct rig rig_of(struct vfb_client *c, struct vfb_device d, uint32_t space, struct mem scratch) {
+    struct rig r = {.c = c, .space = space, .scratch = scratch, .d = d};
+    int e = testdev_open(&r.t, d.fd, vfb_info(c)->backend);
+
+    tap_check(e == 0, "test device: %s", strerror(-e));
     testdev_scratch(&r.t, SCRATCH_IOVA, scratch.p);
     return r;
+}
+
+struct rig rig_in(struct vfb_client *c, const char *address, uint32_t space, struct mem scratch) {
+    struct vfb_device d = claim_bound(c, address);
+
+    OK(c, vfb_device_attach(c, d.id, space));
+    return rig_of(c, d, space, scratch);
+}
+
+void rig_end(struct rig *r) {
+    testdev_close(&r->t);
+    close(r->d.fd);
+    vfb_client_free(r->c);
 }
 
 struct rig rig_new(struct vfb_client *c, const char *address) {

@@ -49,5 +49,9 @@ int main(int argc, char **argv) {
     n = append(all, n, dma_cases, n_dma_cases);
     n = append(all, n, loop_cases, n_loop_cases);
     n = append(all, n, pins_cases, n_pins_cases);
+    n = append(all, n, domains_cases, n_domains_cases);
+    n = append(all, n, dirty_cases, n_dirty_cases);
+    n = append(all, n, discard_cases, n_discard_cases);
+    n = append(all, n, events_cases, n_events_cases);
     return tap_run(all, n, argc > 1 ? argv[1] : NULL);
 }
