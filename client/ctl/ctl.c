@@ -16,12 +16,10 @@ const struct ctl_verb ctl_verbs[] = {
     {"status", "", "Show the broker", "Shows the daemon: version, backend, policy, sessions, devices, leased memory.\n",
      LOOK, 0, 0, cmd_status, NULL, NULL},
     {"list", "[sessions|spaces|domains|mappings|memory|devices]", "List what there is (sessions)",
-     "Lists sessions (the default), or the spaces, their domains in the kernel, mappings or memory of all sessions, "
-     "or\n"
-     "of the one that --session= names, or the devices. An administrator sees all sessions and devices, others the "
-     "sessions of their own uid and "
-     "what\n"
-     "is granted to them. The session of vfio-brokerctl itself is left out.\n",
+     "Lists sessions (the default), or the spaces, what the kernel has of them (domains), mappings or memory of all\n"
+     "sessions, or of the one that --session= names, or the devices. An administrator sees all sessions and devices,\n"
+     "others the sessions of their own uid and what is granted to them. The session of vfio-brokerctl itself is left\n"
+     "out.\n",
      LOOK | CTL_OPT_SESSION, 0, 1, cmd_list, cmd_list_words, cmd_list_session_words},
     {"usage", "[SESSION]", "Show who pays for how much memory",
      "Shows each account with its limit, whose limit that is, and how much of it is leased to sessions, idle,\n"

@@ -259,6 +259,21 @@ static void test_usage(void **state) {
     stop();
 }
 
+/* A backend that cannot share pins: what a mapping costs is said, where the session has nothing to say about it. */
+static void test_type1(void **state) {
+    static const char note[] = "paid anew for each mapping in each domain: this backend cannot share pins\n";
+    (void)state;
+    fake_features &= ~(uint64_t)VFB_FEATURE_SHARED_PINS;
+    start(script_alone, 1);
+    assert_int_equal(run(cmd_usage, PLAIN, NULL), CTL_OK);
+    unsigned n = 0;
+    for (const char *p = out; (p = strstr(p, note)); p++)
+        n++;
+    assert_int_equal(n, 3);
+    assert_non_null(strstr(out, "registered writable as memory 1 too: the kernel pins for each access anew\n"));
+    stop();
+}
+
 /* Our own session's lease and number are left out of an account that it shares: the same is shown. */
 static void test_shared(void **state) {
     (void)state;
@@ -379,7 +394,7 @@ static void test_pins(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         FAKE_TEST(test_usage),   FAKE_TEST(test_shared), FAKE_TEST(test_one_session), FAKE_TEST(test_json),
-        FAKE_TEST(test_nothing), FAKE_TEST(test_pins),   FAKE_TEST(test_sums),
+        FAKE_TEST(test_nothing), FAKE_TEST(test_pins),   FAKE_TEST(test_sums),        FAKE_TEST(test_type1),
     };
 
     return cmocka_run_group_tests_name("ctl-usage", tests, NULL, NULL);
