@@ -99,11 +99,6 @@ static void case_refused(void) {
     struct mem m = mem_new(c, MIB);
     uint32_t space = space_new(c);
     struct vfb_unmap e[2] = {{.iova = BASE, .size = PAGE}, {.iova = 0x10000000, .size = PAGE}};
-    const struct vfb_pin_range range = {.iova = BASE, .size = PAGE, .prot = VFB_READ};
-    struct vfb_client *pinner = join();
-    struct vfb_access access;
-    struct vfb_token token;
-    struct vfb_pin pin;
 
     OK(c, map1(c, space, m.id, BASE, 0, 2 * PAGE));
     REFUSED_ENTRY(c, vfb_discard(c, space, e, 1, never, NULL), VFB_INVALID, 0); /* cuts */
@@ -111,11 +106,34 @@ static void case_refused(void) {
     REFUSED_ENTRY(c, vfb_discard(c, space, e, 2, never, NULL), VFB_NOT_FOUND, 1);
     REFUSED(c, vfb_discard(c, space + 1000, e, 1, never, NULL), VFB_NOT_FOUND);
     REFUSED(c, vfb_discard(c, space, e, 0, never, NULL), VFB_INVALID);
+    tap_check(describe(c, space).mappings == 1 && usage(c).used == 2 * PAGE, "used %" PRIu64, usage(c).used);
+    vfb_client_free(c);
+}
+
+static int count(void *arg) {
+    ++*(unsigned *)arg;
+    return 0;
+}
+
+/* As an unmap: it waits until they are given up, or taken away. */
+static void case_pinned(void) {
+    struct vfb_client *c = join(), *pinner = join();
+    struct mem m = mem_new(c, MIB);
+    uint32_t space = space_new(c);
+    const struct vfb_unmap e = {.iova = BASE, .size = 2 * PAGE};
+    const struct vfb_pin_range range = {.iova = BASE, .size = PAGE, .prot = VFB_READ};
+    struct vfb_access access;
+    struct vfb_token token;
+    struct vfb_pin pin;
+    unsigned calls = 0;
+
+    OK(c, map1(c, space, m.id, BASE, 0, 2 * PAGE));
     OK(c, vfb_token_create(c, space, 0, UINT64_MAX, NULL, &token));
     OK(pinner, vfb_access_open(pinner, token.secret, &access));
     OK(pinner, vfb_pin(pinner, access.id, &range, 1, &pin));
-    REFUSED(c, vfb_discard(c, space, e, 1, never, NULL), VFB_BUSY);
-    tap_check(describe(c, space).mappings == 1 && usage(c).used == 2 * PAGE, "used %" PRIu64, usage(c).used);
+    OK(c, vfb_discard(c, space, &e, 1, count, &calls));
+    tap_check(calls == 1 && usage(c).pins == 0 && describe(c, space).mappings == 1, "%u calls, %u pins", calls,
+              usage(c).pins);
     vfb_client_free(pinner);
     vfb_client_free(c);
 }
@@ -176,5 +194,5 @@ static void case_killed(void) {
 DEFINE_CASES(discard, {"discard: new pages at the same IOVAs", case_discard, 0},
              {"discard: given up, and with holes", case_given_up, 0},
              {"discard: refused before anything is punched", case_refused, 0},
-             {"discard of as much as the limit", case_at_the_limit, 0},
+             {"discard: waits for pins", case_pinned, 0}, {"discard of as much as the limit", case_at_the_limit, 0},
              {"discard: a client killed in the middle", case_killed, 0});
