@@ -37,6 +37,7 @@
 struct vb_record;
 struct vb_ask;
 struct vb_stray;
+struct vb_reopen;
 struct vb_broker;
 
 struct vb_listener {

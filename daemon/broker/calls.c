@@ -90,21 +90,40 @@ static int may_claim(struct vb_record *r, struct vb_error *e) {
     return 0;
 }
 
-static void call_device_open(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p) {
+bool vb_call_open(struct vb_record *r, uint64_t serial, const char *address, const char *with, bool last) {
+    struct vb_register *devices = &r->broker->devices;
     struct vb_error e = {.code = 0};
     struct vb_opened o;
 
-    (void)p;
-    vb_link_charge(&r->link, 8); /* some ten files of sysfs */
-    if (may_claim(r, &e) != 0 || vb_register_claim(&r->broker->devices, r->grant, r->peer.uid, r->id, r->peer.pid,
-                                                   call->device_open->address, call->device_open->with, &o, &e) != 0) {
-        vb_answer_error(r, call->serial, &e);
-        return;
+    devices->busy_node = false;
+    if (may_claim(r, &e) != 0 ||
+        vb_register_claim(devices, r->grant, r->peer.uid, r->id, r->peer.pid, address, with, &o, &e) != 0) {
+        if (devices->busy_node && !last)
+            return false;
+        vb_answer_error(r, serial, &e);
+        return true;
     }
     r->opened |= o.fds[0] >= 0;
     vb_fdstore_put(r);
-    answer_opened(r, call->serial, &o);
+    answer_opened(r, serial, &o);
     vb_opened_close(&o);
+    return true;
+}
+
+static void call_device_open(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p) {
+    const VfioBrokerInternal__DeviceOpen *m = call->device_open;
+    struct vb_error e = {.code = 0};
+
+    (void)p;
+    vb_link_charge(&r->link, 8); /* some ten files of sysfs */
+    if (r->reopen) {
+        vb_refuse(&e, VB_BUSY, "session %u has a claim under way", r->id);
+        vb_answer_error(r, call->serial, &e);
+        return;
+    }
+    if (!vb_call_open(r, call->serial, m->address, m->with, false) &&
+        !vb_reopen_start(r, call->serial, m->address, m->with))
+        vb_call_open(r, call->serial, m->address, m->with, true);
 }
 
 static void call_device_close(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p) {

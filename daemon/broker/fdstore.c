@@ -94,11 +94,18 @@ void vb_fdstore_remove_name(const char *name) {
     sd_notifyf(0, "FDSTOREREMOVE=1\nFDNAME=%s", name);
 }
 
+static uint64_t gave_up_at;
+
+uint64_t vb_fdstore_gave_up_at(void) {
+    return gave_up_at;
+}
+
 void vb_fdstore_forget_group(struct vb_group_list *l, struct vb_group *g) {
     const struct vb_group *other = vb_group_sharing(l, g);
 
     if (g->stored == VB_NOT_STORED)
         return;
+    gave_up_at = vb_now_ms();
     sd_notifyf(0, "FDSTOREREMOVE=1\nFDNAME=group-%u-%d-%u", g->stored, g->number, g->container_id);
     if (!other || other->stored == VB_NOT_STORED)
         sd_notifyf(0, "FDSTOREREMOVE=1\nFDNAME=container-%u-%u", g->stored, g->container_id);

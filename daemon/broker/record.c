@@ -65,6 +65,7 @@ void vb_record_forget_process(struct vb_record *r) {
 
     vb_link_close(&r->link);
     vb_asks_drop(r);
+    r->reopen = vb_reopen_free(r->reopen);
     for (unsigned i = 0; i < sizeof events / sizeof events[0]; i++) {
         if (*events[i])
             event_free(*events[i]);

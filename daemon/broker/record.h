@@ -51,6 +51,7 @@ struct vb_record {
     /* what it leaves */
     int iommufd;                /* a dup of its context; -1: none. type1: its groups are in broker->devices */
     bool stored;                /* systemd has one too */
+    struct vb_reopen *reopen;   /* a claim that is tried again: reopen.c */
     struct vb_group_list shown; /* KNOCKING: groups that it says it has */
     unsigned n_shown;
     bool opened;            /* a device was opened for it, and no fresh process has emptied the context since */
@@ -108,6 +109,15 @@ void vb_answer(struct vb_record *r, VfioBrokerInternal__Answer *a, const int *fd
 void vb_answer_error(struct vb_record *r, uint64_t serial, const struct vb_error *e);
 void vb_answer_ok(struct vb_record *r, uint64_t serial);
 
+/* Answers a DeviceOpen. False: it did not, since the group is open somewhere; `last`: then it is refused. */
+bool vb_call_open(struct vb_record *r, uint64_t serial, const char *address, const char *with, bool last);
+
+/* ---- reopen.c ---- */
+/* Will it be tried again, and answered? */
+bool vb_reopen_start(struct vb_record *r, uint64_t serial, const char *address, const char *with);
+/* NULL is fine. Returns NULL. */
+struct vb_reopen *vb_reopen_free(struct vb_reopen *o);
+
 /* ---- adopt.c ---- */
 void vb_sessions_knock(struct vb_broker *b, int fd /* consumed */);
 void vb_call_adopt_group(struct vb_record *r, const VfioBrokerInternal__Call *call, struct vb_packet *p);
@@ -139,6 +149,9 @@ void vb_fdstore_put(struct vb_record *r);
 void vb_fdstore_remove(struct vb_record *r);
 /* systemd gives it up; vb_register.forget. */
 void vb_fdstore_forget_group(struct vb_group_list *l, struct vb_group *g);
+
+/* When systemd was told last to close a group, monotonic ms. */
+uint64_t vb_fdstore_gave_up_at(void);
 
 /* A stored fd by its name. */
 enum vb_stored_kind { VB_STORED_IOMMUFD, VB_STORED_GROUP, VB_STORED_CONTAINER };

@@ -57,6 +57,7 @@ static int open_group(struct vb_register *r, const struct vb_host_device *p, uin
     if (n != 0)
         return n;
     VB_FD int fd = vb_vfio_group_open(r->dev, p->group, p->group_rdev);
+    r->busy_node = fd == -EBUSY;
     if (fd == -EBUSY)
         return vb_register_refuse_open(r, p, e);
     if (fd < 0)

@@ -36,7 +36,8 @@ struct vb_register {
     LIST_HEAD(, vb_claim) claims;
     struct vb_group_list groups;
     void (*forget)(struct vb_group_list *l, struct vb_group *g); /* a group is about to end; may be NULL */
-    uint64_t looked;                                             /* when holders of any were last looked for */
+    bool busy_node;  /* the last claim was refused because the kernel says that the group is open */
+    uint64_t looked; /* when holders of any were last looked for */
 };
 
 enum vb_register_state { VB_REGISTER_FREE, VB_REGISTER_CLAIMED, VB_REGISTER_HELD, VB_REGISTER_UNUSABLE };
