@@ -99,7 +99,7 @@ void case_conflict(void) {
     dma_reaches(&r, MSI_FIRST - PAGE, m.p + 0x20000);
     OK(r.c, vfb_device_release(r.c, b.id));
     close(b.fd);
-    rig_end(&r);
+    rig_release(&r);
 }
 
 void case_conflict_later(void) {
@@ -131,6 +131,6 @@ void case_conflict_later(void) {
     OK(r.c, map1(r.c, r.space, m.id, MSI_FIRST, 0, PAGE)); /* it has gone */
     faults(&r, MSI_FIRST);
     REFUSED(r.c, vfb_device_attach(r.c, b.d.id, r.space), VFB_RESERVED);
-    rig_end(&b);
-    rig_end(&r);
+    rig_release(&b);
+    rig_release(&r);
 }

@@ -112,7 +112,7 @@ void case_discard(void) {
     expect_used(r.c, HALF + PAGE, "forgotten");
     OK(r.c, vfb_unmap_all(r.c, r.space, NULL));
     expect_pinned(r.c, 0, "at the end");
-    rig_end(&r);
+    rig_release(&r);
 }
 
 void case_bare_punch(void) {
@@ -135,5 +135,5 @@ void case_bare_punch(void) {
     tap_check(madvise(m.p + PUNCH, PAGE, MADV_POPULATE_WRITE) == 0, "populate: %s", strerror(errno));
     OK(r.c, map1(r.c, r.space, m.id, IOVA, 0, SIZE));
     dma_reaches(&r, IOVA + PUNCH, m.p + PUNCH);
-    rig_end(&r);
+    rig_release(&r);
 }

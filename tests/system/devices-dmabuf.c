@@ -147,8 +147,8 @@ void case_dmabuf(void) {
     reaches(&a, &b, B_IOVA, 0x4242ull);
     OK(a.c, unmap1(a.c, a.space, B_IOVA, PAGE));
     OK(a.c, vfb_memory_unregister(a.c, again.id));
-    rig_end(&b);
-    rig_end(&a);
+    rig_release(&b);
+    rig_release(&a);
 }
 
 void case_dmabuf_closed(void) {
@@ -161,13 +161,13 @@ void case_dmabuf_closed(void) {
     reaches(&a, &b, B_IOVA, 0x1111ull);
     tap_check(ioctl(b.d.fd, VFIO_DEVICE_RESET) == 0 || errno == ENOTTY || errno == EINVAL, "reset: %s",
               strerror(errno));
-    rig_end(&b); /* its last fd: the kernel takes the memory back */
+    rig_release(&b); /* its last fd: the kernel takes the memory back */
     becomes(DEVICE_B, "\"free\"");
     refused(&a, B_IOVA);
     does_dma(&a);
     OK(a.c, unmap1(a.c, a.space, B_IOVA, PAGE));
     OK(a.c, vfb_memory_unregister(a.c, m.id));
-    rig_end(&a);
+    rig_release(&a);
 }
 
 /* On backends without device memory; and what is said to be device memory and is not. */
@@ -190,7 +190,8 @@ void case_dmabuf_refused(void) {
     } else {
         if (!there) {
             REFUSED(c, vfb_memory_register(c, bar, VFB_WRITABLE | VFB_DMA_BUF, "registers", &m), VFB_UNSUPPORTED);
-            says(c, "iommufd");
+            says(c, "device memory");
+            says(c, vfb_info(c)->backend);
         }
         /* Without the flag it is no memory, and the library does not touch it. */
         REFUSED(c, vfb_memory_register(c, bar, VFB_WRITABLE | VFB_NO_POPULATE, "registers", &m), VFB_BAD_MEMORY);

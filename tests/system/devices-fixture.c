@@ -102,7 +102,7 @@ void does_dma(struct rig *r) {
     close(m.fd);
 }
 
-void rig_end(struct rig *r) {
+void rig_release(struct rig *r) {
     testdev_close(&r->t);
     OK(r->c, vfb_device_release(r->c, r->d.id));
     close(r->d.fd);

@@ -37,7 +37,7 @@ void case_group_neighbour(void) {
     free_neighbour();
     r = rig_new(c, IN_GROUP_A);
     does_dma(&r);
-    rig_end(&r);
+    rig_release(&r);
 }
 
 void case_group_one_session(void) {
@@ -61,7 +61,7 @@ void case_group_one_session(void) {
               (unsigned long long)usage(a.c).used);
 
     /* One of them leaves: the other goes on, and the group stays this session's. */
-    rig_end(&b);
+    rig_release(&b);
     dma_reaches(&a, IOVA + 0x10000, m.p + 0x10000);
     not_claimed(other, IN_GROUP_B, VFB_BUSY, IN_GROUP_A);
     OK(a.c, unmap1(a.c, a.space, SCRATCH_B, PAGE));
@@ -69,10 +69,10 @@ void case_group_one_session(void) {
     dma_reaches(&b, IOVA + 0x18000, m.p + 0x18000);
     OK(a.c, vfb_device_detach(a.c, a.d.id));
     dma_reaches(&b, IOVA + 0x20000, m.p + 0x20000);
-    rig_end(&a);
+    rig_release(&a);
     dma_reaches(&b, IOVA + 0x28000, m.p + 0x28000);
     not_claimed(other, IN_GROUP_A, VFB_BUSY, IN_GROUP_B);
-    rig_end(&b);
+    rig_release(&b);
     claim(other, IN_GROUP_A); /* the last one has left */
 }
 
@@ -109,7 +109,7 @@ void case_group_two_spaces(void) {
     OK(a.c, vfb_device_attach(a.c, a.d.id, other));
     a.t.known = 0;
     dma_reaches(&a, IOVA, m.p);
-    rig_end(&a);
+    rig_release(&a);
     OK(a.c, vfb_device_release(a.c, b.id));
     close(b.fd);
 }

@@ -91,7 +91,7 @@ void case_plug_under_dma(void) {
     tap_check(before >= CYCLES / 4, "device A did DMA %u times only meanwhile", before);
     tap_check(usage(a.c).used == used, "used %" PRIu64 " after, %" PRIu64 " before", usage(a.c).used, used);
     tap_diag("%u rounds of DMA while the other device came and went %u times", before, CYCLES);
-    rig_end(&a);
+    rig_release(&a);
 }
 
 void case_late_device(void) {
@@ -117,6 +117,6 @@ void case_late_device(void) {
     tap_check(testdev_write(&b.t, 0x200000000, buf, sizeof buf) == -EFAULT && memcmp(kept, ro.p, sizeof kept) == 0,
               "the late device writes to what is mapped for reading");
     dma_reaches(&a, IOVA, m.p);
-    rig_end(&b);
-    rig_end(&a);
+    rig_release(&b);
+    rig_release(&a);
 }

@@ -58,7 +58,7 @@ bool hear(struct vfb_client *c, const unsigned *n, unsigned want, unsigned secon
 struct rig rig_beside(struct rig *r, const char *address);
 /* Maps a page of its own, which the device reaches (the scratch page itself tests nothing), and takes it out again. */
 void does_dma(struct rig *r);
-void rig_end(struct rig *r); /* releases and closes; the client stays */
+void rig_release(struct rig *r); /* releases and closes; the client stays */
 /* A released device becomes free only when the kernel has closed it; waits, and fails after 10 s. */
 void becomes(const char *address, const char *state);
 
