@@ -13,6 +13,7 @@
 
 #include "broker/link.h"
 #include "broker/log.h"
+#include "broker/record.h"
 
 static struct vb_arena arena;
 
@@ -268,11 +269,39 @@ static void test_one_that_does_not_read(void **state) {
     close_world(w);
 }
 
+/* ---- what systemd keeps (fdstore.c) ---- */
+
+static void test_names_of_stored_fds(void **state) {
+    static const char *const wrong[] = {
+        "",          "iommufd",           "iommufd-",        "iommufd-1x",   "iommufd--1",
+        "group-1",   "group-1-2",         "group-1-2-",      "group-1-2-3-", "group--1-2-3",
+        "container", "container-1",       "container-1-2-3", "broker",       "group-1-4294967295-1",
+        "stored",    "iommufd-4294967295"};
+    struct vb_stored s;
+    (void)state;
+
+    assert_true(vb_fdstore_name("iommufd-1999900001", &s));
+    assert_int_equal(s.kind, VB_STORED_IOMMUFD);
+    assert_int_equal(s.uid, 1999900001);
+    assert_true(vb_fdstore_name("group-1999900001-12-3", &s));
+    assert_int_equal(s.kind, VB_STORED_GROUP);
+    assert_int_equal(s.uid, 1999900001);
+    assert_int_equal(s.group, 12);
+    assert_int_equal(s.container_id, 3);
+    assert_true(vb_fdstore_name("container-1999900001-4294967295", &s));
+    assert_int_equal(s.kind, VB_STORED_CONTAINER);
+    assert_true(s.container_id == UINT32_MAX);
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        if (vb_fdstore_name(wrong[i], &s))
+            fail_msg("%s is taken for one of ours", wrong[i]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_is_malformed),     cmocka_unit_test(test_garbage_never_crashes),
         cmocka_unit_test(test_garbage_ends_the_link), cmocka_unit_test(test_oversized_and_closed),
         cmocka_unit_test(test_flood_is_slowed_down),  cmocka_unit_test(test_one_that_does_not_read),
+        cmocka_unit_test(test_names_of_stored_fds),
     };
 
     if (vb_arena_init(&arena, VB_DECODE_MAX) < 0)
