@@ -68,8 +68,9 @@ static int renew_bitmaps(struct vb_type1_container *c) {
 
     if (!c->dirty_used)
         return 0;
-    switch_to(c, VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP);
-    r = switch_to(c, VFIO_IOMMU_DIRTY_PAGES_FLAG_START); /* if it fails, it is tried again by the next reading */
+    r = switch_to(c, VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP);
+    if (r >= 0)
+        r = switch_to(c, VFIO_IOMMU_DIRTY_PAGES_FLAG_START); /* if it fails, it is tried again by the next reading */
     if (r >= 0)
         c->dirty_used = false;
     return r;
