@@ -77,7 +77,7 @@ struct vb_model *real_model(int iommufd, bool no_map_file) {
 }
 
 int claim_fd(struct vb_model *m, const char *name, bool software, size_t n_reserved, int fd,
-             struct vb_device **ret_device, int *ret_client_fd) {
+             struct vb_device **ret_device, int *ret_client_fd, struct vb_error *error) {
     const struct vb_claim_desc c = {.address = name,
                                     .group = 1,
                                     .software = software,
@@ -86,13 +86,13 @@ int claim_fd(struct vb_model *m, const char *name, bool software, size_t n_reser
                                     .fds = {fd, -1}};
 
     assert_true(fd >= 0);
-    return vb_model_claim(m, &c, ret_device, ret_client_fd, &e);
+    return vb_model_claim(m, &c, ret_device, ret_client_fd, error);
 }
 
 struct vb_device *real_device(struct vb_model *m, int i, int *ret_client_fd) {
     struct vb_device *d = NULL;
 
-    OK(claim_fd(m, address[i], false, 1, open(cdev[i], O_RDWR | O_CLOEXEC), &d, ret_client_fd));
+    OK(claim_fd(m, address[i], false, 1, open(cdev[i], O_RDWR | O_CLOEXEC), &d, ret_client_fd, &e));
     OK(vb_model_bind(m, d->id, &e));
     return d;
 }

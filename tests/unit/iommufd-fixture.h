@@ -31,7 +31,7 @@ int open_iommufd(void);
 struct vb_model *real_model(int iommufd, bool no_map_file);
 /* As vb_model_claim(); `fd` is a cdev. n_reserved 1: the window of MSIs, 0: as if sysfs had told nothing. */
 int claim_fd(struct vb_model *m, const char *name, bool software, size_t n_reserved, int fd,
-             struct vb_device **ret_device, int *ret_client_fd);
+             struct vb_device **ret_device, int *ret_client_fd, struct vb_error *error);
 /* The IOAS behind a space's first domain. */
 static inline uint32_t ioas_of(struct vb_model *m, uint32_t space) {
     return (uint32_t)TAILQ_FIRST(&vb_model_space(m, space, NULL)->domains)->handle;

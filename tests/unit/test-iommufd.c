@@ -2,9 +2,13 @@
  * and edu devices, which it binds to vfio-pci; skips everything elsewhere, and says why. */
 #include "tests/unit/iommufd-fixture.h"
 
+#include <glob.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+
+#include "backend/iommufd-private.h"
+#include "backend/workers.h"
 
 #define NOBODY 65534
 
@@ -220,7 +224,7 @@ static void test_reserved_regions(void **state) {
     OK(map1(m, 1, 1, 0xfee00000, 0x1000, 0, 3, &e));
     OK(map1(m, 1, 1, 1ull << 60, 0x1000, 0, 3, &e));
     fd = open(cdev[0], O_RDWR | O_CLOEXEC);
-    OK(claim_fd(m, address[0], false, 0, fd, &d, &client)); /* as if sysfs had told nothing */
+    OK(claim_fd(m, address[0], false, 0, fd, &d, &client, &e)); /* as if sysfs had told nothing */
     OK(vb_model_bind(m, 1, &e));
     assert_int_equal(attach1(m, 1, 1, fresh()), VB_RESERVED); /* the kernel's word */
     assert_text(&e, address[0], NULL);
@@ -320,7 +324,7 @@ static void test_devices_that_stay_open(void **state) {
     /* Another session gets a fd, and a clear answer. */
     other = real_model(open_iommufd(), false);
     again = open(cdev[0], O_RDWR | O_CLOEXEC);
-    OK(claim_fd(other, address[0], false, 0, again, &d, &client));
+    OK(claim_fd(other, address[0], false, 0, again, &d, &client, &e));
     assert_int_equal(vb_model_bind(other, 1, fresh()), VB_BUSY);
     assert_text(&e, address[0], "open", NULL);
     close(copy);
@@ -333,7 +337,7 @@ static void test_devices_that_stay_open(void **state) {
 
     /* Never bound: not in use, whoever has the fd. */
     again = open(cdev[0], O_RDWR | O_CLOEXEC);
-    OK(claim_fd(other, address[0], false, 0, again, &d, &client));
+    OK(claim_fd(other, address[0], false, 0, again, &d, &client, &e));
     OK(release1(other, d->id, &h, &e));
     assert_false(other->backend->ops->in_use(other->backend, h));
     close(client);
@@ -397,7 +401,7 @@ static void in_child(void) {
     s = add_space(m);
     add_space(m);
     struct vb_device *d = NULL;
-    OK(claim_fd(m, address[0], false, 1, device[0], &d, &fd));
+    OK(claim_fd(m, address[0], false, 1, device[0], &d, &fd, &e));
     OK(vb_model_bind(m, 1, &e));
     OK(map1(m, 1, 1, 0, 4 * MIB, 0, 3, &e)); /* our ledger was told more than the kernel knows */
     assert_int_equal(attach1(m, 1, 1, fresh()), -ENOMEM);
@@ -567,6 +571,290 @@ static void test_speed(void **state) {
     vb_model_free(m);
 }
 
+/* ---- HWPTs ---- */
+
+static void assert_text_of(struct vb_model *m, uint32_t space, unsigned n_hwpts) {
+    char text[128], *p;
+    unsigned n = 0;
+
+    m->backend->ops->domain_text(m->backend, ioas_of(m, space), text, sizeof(text));
+    for (p = text; (p = strstr(p, ", hwpt ")); p++)
+        n++;
+    if (n != n_hwpts)
+        fail_msg("%s: not %u HWPTs", text, n_hwpts);
+}
+
+static uint32_t hwpt_of(struct vb_model *m, uint32_t device) {
+    return ((struct vb_iommufd *)m->backend)->devices[vb_model_device(m, device, NULL)->handle].hwpt;
+}
+
+/* One for all that fit, gone with the last; a client that attaches another device of its own to it only keeps it. */
+static void test_hwpts(void **state) {
+    const struct vb_backend_ops *ops;
+    struct vb_memory *memory;
+    struct vb_model *m;
+    struct edu edu;
+    uint32_t hwpt;
+    int fd[2];
+
+    (void)state;
+    NEED_MACHINE();
+    m = real_model(open_iommufd(), false);
+    ops = m->backend->ops;
+    memory = add_memory(m, MIB);
+    add_space(m);
+    OK(map1(m, 1, 1, 0x100000, 0x10000, 0, 3, &e));
+    real_device(m, 0, &fd[0]);
+    real_device(m, 1, &fd[1]);
+    assert_text_of(m, 1, 0);
+    OK(attach1(m, 1, 1, &e));
+    OK(attach1(m, 2, 1, &e));
+    assert_text_of(m, 1, 1);
+    hwpt = hwpt_of(m, 1);
+    assert_int_equal(hwpt, hwpt_of(m, 2));
+    OK(vb_model_detach(m, 1, &e));
+    assert_text_of(m, 1, 1);
+    OK(vb_model_detach(m, 2, &e));
+    assert_text_of(m, 1, 0);
+    assert_int_equal(attach_ioctl(fd[1], hwpt), -ENOENT);
+    assert_int_equal(ops->leftovers(m->backend), 0);
+
+    OK(attach1(m, 1, 1, &e));
+    hwpt = hwpt_of(m, 1);
+    assert_int_equal(attach_ioctl(fd[1], hwpt), 0);
+    edu = edu_open(fd[1]);
+    assert_true(edu_reaches(&edu, 0x101000, 0x102000, memory->fd, 0x2000));
+    OK(vb_model_detach(m, 1, &e));
+    assert_int_equal(ops->leftovers(m->backend), 1);
+    ops->tick(m->backend);
+    assert_int_equal(ops->leftovers(m->backend), 1);
+    OK(attach1(m, 1, 1, &e)); /* it is good enough for ours */
+    assert_int_equal(hwpt_of(m, 1), hwpt);
+    assert_int_equal(ops->leftovers(m->backend), 0);
+    OK(vb_model_release(m, 1, &(vb_handle){0}, &(bool){false}, &e));
+    OK(vb_model_space_destroy(m, 1, &e));
+    assert_false(edu_reaches(&edu, 0x101000, 0x102000, memory->fd, 0x2000)); /* empty at once */
+    assert_int_equal(ops->leftovers(m->backend), 2);                         /* the HWPT, and its IOAS */
+    assert_int_equal(detach_ioctl(fd[1]), 0);
+    ops->tick(m->backend);
+    assert_int_equal(ops->leftovers(m->backend), 0);
+    edu_close(&edu);
+    close(fd[0]);
+    close(fd[1]);
+    vb_model_free(m);
+}
+
+static void test_no_dirty_tracking_here(void **state) {
+    struct vb_model *m;
+    int fd;
+
+    (void)state;
+    NEED_MACHINE();
+    m = real_model(open_iommufd(), false);
+    add_space(m);
+    real_device(m, 0, &fd);
+    OK(attach1(m, 1, 1, &e));
+    assert_int_equal(vb_model_dirty_set(m, 1, true, NULL, fresh()), VB_UNSUPPORTED);
+    printf("# %s\n", e.text);
+    assert_text(&e, address[0], "no dirty tracking", NULL);
+    close(fd);
+    vb_model_free(m);
+}
+
+/* What is said to be needed nobody can reserve, also behind our back. */
+static void test_needs(void **state) {
+    const struct vb_range window = {0xfee00000, 0xfee00fff}, low = {0, 0xffffff};
+    struct vb_model *m;
+    int fd;
+
+    (void)state;
+    NEED_MACHINE();
+    m = real_model(open_iommufd(), false);
+    add_space(m);
+    real_device(m, 0, &fd);
+    OK(vb_model_space_need(m, 1, &window, 1, &e));
+    assert_int_equal(attach1(m, 1, 1, fresh()), VB_RESERVED);
+    assert_int_equal(attach_ioctl(fd, ioas_of(m, 1)), -EADDRINUSE);
+    OK(vb_model_space_need(m, 1, &low, 1, &e));
+    OK(attach1(m, 1, 1, &e));
+    assert_int_equal(vb_model_space_need(m, 1, &window, 1, fresh()), VB_RESERVED);
+    assert_int_equal(m->backend->ops->domain_need(m->backend, ioas_of(m, 1), &window, 1, fresh()),
+                     VB_RESERVED); /* the kernel's word */
+    OK(vb_model_detach(m, 1, &e));
+    OK(vb_model_space_need(m, 1, NULL, 0, &e));
+    OK(attach1(m, 1, 1, &e));
+    close(fd);
+    vb_model_free(m);
+}
+
+/* ---- pieces and threads ---- */
+
+/* A part cannot be mapped: nothing of the mapping stays. All can: DMA across the border of two pieces. */
+static void test_parallel(void **state) {
+    const uint64_t size = 128 * MIB, border = 64 * MIB, other = 0x100000000;
+    struct vb_backend_map map = {.iova = other, .size = size, .prot = 3}, small;
+    struct vb_memory_desc desc = {.size = size, .writable = true};
+    struct vb_iommu_ioas_unmap u = {.size = sizeof(u), .iova = other, .length = size};
+    const struct vb_range whole = {other, other + size - 1};
+    struct vb_backend *b;
+    struct vb_model *m;
+    struct edu edu;
+    size_t done;
+    long before;
+    int fd;
+
+    (void)state;
+    NEED_MACHINE();
+    before = own_pinned_kib();
+    workers = vb_workers_new(1);
+    assert_int_equal(vb_workers_count(workers), 1);
+    m = real_model(open_iommufd(), false);
+    b = m->backend;
+    add_space(m);
+    real_device(m, 0, &fd);
+    OK(attach1(m, 1, 1, &e));
+    desc.fd = memfd_create("big", MFD_CLOEXEC);
+    assert_int_equal(ftruncate(desc.fd, (off_t)size), 0);
+    assert_int_equal(pwrite(desc.fd, "x", 1, 0x1000), 1);
+    OK(b->ops->memory_add(b, &desc, &map.memory, &e));
+    assert_int_equal(((struct vb_iommufd *)b)->slots[map.memory].piece, border);
+    /* Something is in the way, in the second part. */
+    small = map;
+    small.iova = other + border + 0x1000;
+    small.size = 0x1000;
+    OK(b->ops->map(b, ioas_of(m, 1), &small, 1, &done, &e));
+    assert_int_equal(b->ops->map(b, ioas_of(m, 1), &map, 1, &done, fresh()), -EEXIST);
+    /* A file that is too short there: the first part goes again. */
+    b->ops->unmap(b, ioas_of(m, 1), &whole, 1, &done, &e);
+    assert_int_equal(own_pinned_kib(), before);
+    assert_int_equal(ftruncate(desc.fd, (off_t)(border + 0x1000)), 0);
+    assert_int_equal(b->ops->map(b, ioas_of(m, 1), &map, 1, &done, fresh()), -EINVAL);
+    assert_int_equal(own_pinned_kib(), before);
+    u.ioas_id = ioas_of(m, 1);
+    assert_int_equal(ioctl(((struct vb_iommufd *)b)->fd, IOMMU_IOAS_UNMAP, &u), -1);
+    assert_int_equal(errno, ENOENT);
+    assert_int_equal(ftruncate(desc.fd, (off_t)size), 0);
+    OK(b->ops->map(b, ioas_of(m, 1), &map, 1, &done, &e));
+    assert_int_equal(own_pinned_kib() - before, size / KIB);
+    assert_int_equal(b->ops->map(b, ioas_of(m, 1), &map, 1, &done, fresh()), -EEXIST); /* and it stays */
+    edu = edu_open(fd);
+    assert_true(edu_reaches(&edu, other + 0x1000, other + border + 0x2fc0, desc.fd, border + 0x2fc0));
+    assert_true(edu_reaches(&edu, other + 0x1000, other + border - 0x40, desc.fd, border - 0x40));
+    edu_close(&edu);
+    OK(b->ops->unmap(b, ioas_of(m, 1), &whole, 1, &done, &e));
+    assert_int_equal(own_pinned_kib(), before);
+    /* Parts that begin and end anywhere. */
+    map.offset = 0x3000;
+    map.size = size - 0x4000;
+    if (map.size < 128 * MIB)
+        map.size -= 0x1000;
+    OK(b->ops->map(b, ioas_of(m, 1), &map, 1, &done, &e));
+    OK(b->ops->unmap(b, ioas_of(m, 1), &whole, 1, &done, &e));
+    b->ops->memory_remove(b, map.memory);
+    assert_int_equal(b->ops->leftovers(b), 0);
+    close(desc.fd);
+    close(fd);
+    vb_model_free(m);
+    workers = vb_workers_free(workers);
+}
+
+/* ---- software devices ---- */
+
+/* An mdev of the kernel's sample driver; -1: it is not here. */
+static int open_mtty(void) {
+    static const char uuid[] = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+    char path[256];
+    glob_t g;
+    int fd = -1;
+
+    if (glob("/sys/devices/virtual/mtty/mtty/mdev_supported_types/*/create", 0, NULL, &g) != 0)
+        return -1;
+    snprintf(path, sizeof(path), "/sys/bus/mdev/devices/%s", uuid);
+    if (access(path, F_OK) < 0)
+        write_text(g.gl_pathv[0], uuid);
+    globfree(&g);
+    snprintf(path, sizeof(path), "/sys/bus/mdev/devices/%s/vfio-dev/vfio*", uuid);
+    if (glob(path, 0, NULL, &g) == 0) {
+        snprintf(path, sizeof(path), "/dev/vfio/devices/%.64s", strrchr(g.gl_pathv[0], '/') + 1);
+        fd = open(path, O_RDWR | O_CLOEXEC);
+        globfree(&g);
+    }
+    return fd;
+}
+
+static void test_software(void **state) {
+    struct vb_model *m, *holder;
+    struct vb_device *d = NULL;
+    const struct vb_backend_ops *ops;
+    int fd, client, other, again, iommufd, i;
+    bool software = false;
+    vb_handle h, h2;
+    uint32_t id;
+
+    (void)state;
+    NEED_MACHINE();
+    fd = open_mtty();
+    if (fd < 0) {
+        printf("# skipped: no mtty\n");
+        skip();
+    }
+    iommufd = open_iommufd();
+    m = real_model(fcntl(iommufd, F_DUPFD_CLOEXEC, 0), false);
+    ops = m->backend->ops;
+    add_memory(m, MIB);
+    add_space(m);
+    OK(map1(m, 1, 1, 0x100000, 0x10000, 0, 3, &e));
+    assert_int_equal(m->ledger.used, 0x10000);
+    /* What sysfs does not call software is refused. */
+    OK(claim_fd(m, "mtty", false, 0, fd, &d, &client, &e));
+    assert_int_equal(vb_model_bind(m, d->id, fresh()), VB_UNSUPPORTED);
+    assert_text(&e, "software", NULL);
+    OK(release1(m, d->id, &h, &e));
+    assert_true(ops->in_use(m->backend, h)); /* bound, and the client has it */
+    close(client);
+    await_free(m, h);
+
+    OK(claim_fd(m, "mtty", true, 0, open_mtty(), &d, &client, &e));
+    h = d->handle;
+    assert_int_equal(m->ledger.used, MIB); /* all that it could reach in the pool */
+    OK(vb_model_bind(m, d->id, &e));
+    OK(attach1(m, d->id, 1, &e));
+    assert_text_of(m, 1, 0); /* no page tables */
+    real_device(m, 0, &other);
+    OK(attach1(m, vb_model_device(m, d->id + 1, NULL)->id, 1, &e));
+    assert_int_equal(vb_model_dirty_set(m, 1, true, NULL, fresh()), VB_UNSUPPORTED);
+    OK(vb_model_detach(m, d->id, &e));
+    OK(attach1(m, d->id, 1, &e));
+    id = ((struct vb_iommufd *)m->backend)->devices[h].devid;
+    again = dup(client);
+    close(client);
+    OK(vb_model_release(m, d->id, &h2, &software, &e));
+    assert_true(software && ops->in_use(m->backend, h));
+    assert_int_equal(attach_ioctl(again, ioas_of(m, 1)), 0); /* the client goes on with it */
+    assert_true(ops->in_use(m->backend, h));
+
+    /* A session that takes over sees it too. */
+    holder = real_model(fcntl(iommufd, F_DUPFD_CLOEXEC, 0), false);
+    assert_true(holder->backend->ops->take_over(holder->backend));
+    assert_int_equal(holder->backend->ops->devices_left(holder->backend), 2);
+    close(again);
+    for (i = 0; i < 100 && holder->backend->ops->devices_left(holder->backend) > 1; i++)
+        usleep(20000);
+    assert_int_equal(holder->backend->ops->devices_left(holder->backend), 1);
+    vb_model_free(holder);
+
+    /* Its id goes to the next object, which is not asked for the device, and stays. */
+    add_space(m);
+    assert_int_equal(ioas_of(m, 2), id);
+    assert_false(ops->in_use(m->backend, h));
+    assert_int_equal(attach_ioctl(other, id), 0);
+    vb_model_software_gone(m);
+    assert_int_equal(m->ledger.used, 0x10000);
+    close(other);
+    vb_model_free(m);
+    close(iommufd);
+}
+
 int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
@@ -582,6 +870,11 @@ int main(void) {
         TEST(test_taking_over),
         TEST(test_rlimit),
         TEST(test_a_shrunk_file),
+        TEST(test_hwpts),
+        TEST(test_no_dirty_tracking_here),
+        TEST(test_needs),
+        TEST(test_parallel),
+        TEST(test_software),
         TEST(test_random),
         TEST(test_speed),
     };
