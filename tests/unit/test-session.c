@@ -184,16 +184,19 @@ static void test_fds_belong_to_their_request(void **state) {
     assert_refused(ask(&q, fd), VB_INVALID, "printable");
     assert_int_equal(fcntl(fd, F_GETFD), -1);
     assert_int_equal(s.model->memories.n, 0);
+}
+
+static void test_fds_of_dirty_reads_and_discards(void **state) {
+    (void)state;
+    hello();
     {
         REQUEST(DIRTY_READ, dirty_read, VfioBroker__DirtyRead, VFIO_BROKER__DIRTY_READ__INIT);
         assert_refused(ask(&q, -1), VB_PROTOCOL, "DirtyRead came with 0");
     }
-    {
-        REQUEST(DISCARD, discard, VfioBroker__Discard, VFIO_BROKER__DISCARD__INIT);
-        fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-        assert_refused(ask(&q, fd), VB_PROTOCOL, "Discard came with 1");
-        assert_int_equal(fcntl(fd, F_GETFD), -1);
-    }
+    REQUEST(DISCARD, discard, VfioBroker__Discard, VFIO_BROKER__DISCARD__INIT);
+    int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    assert_refused(ask(&q, fd), VB_PROTOCOL, "Discard came with 1");
+    assert_int_equal(fcntl(fd, F_GETFD), -1);
 }
 
 static void test_map_unmap_and_look(void **state) {
@@ -316,6 +319,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_hello_comes_first_and_once, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_packets_that_are_no_requests, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_fds_belong_to_their_request, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_fds_of_dirty_reads_and_discards, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_map_unmap_and_look, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_mapping_pages, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_devices_need_the_daemon, set_up, tear_down),
