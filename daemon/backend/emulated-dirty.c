@@ -48,8 +48,7 @@ int vb_emulated_dirty_set(struct vb_backend *b, vb_handle domain, bool on, struc
             if (em->devices[i] && em->devices[i]->domain == d && em->devices[i]->kind.no_dirty)
                 return vb_refuse(e, VB_UNSUPPORTED, "the IOMMU of %s does not tell what was written",
                                  em->devices[i]->address);
-        if (ret)
-            *ret = (struct vb_dirty_info){.page_size = VB_EMULATED_PAGE, .coarse = em->knobs.coarse};
+        *ret = (struct vb_dirty_info){.page_size = VB_EMULATED_PAGE, .coarse = em->knobs.coarse};
     }
     for (p = first_of(d); p; p = vb_emulated_table_next(p)) {
         free(p->dirty);

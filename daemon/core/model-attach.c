@@ -148,7 +148,8 @@ static int join(struct vb_model *m, struct vb_space *s, struct vb_domain *dom, s
                 struct vb_error *e) {
     const struct vb_backend_ops *ops = m->backend->ops;
     const bool track = s->dirty && dom->devices == 0; /* else it is on */
-    int r = track ? ops->dirty_set(m->backend, dom->handle, true, NULL, e) : 0;
+    struct vb_dirty_info ignored;
+    int r = track ? ops->dirty_set(m->backend, dom->handle, true, &ignored, e) : 0;
 
     if (r != 0)
         return r;
@@ -165,6 +166,7 @@ static int join(struct vb_model *m, struct vb_space *s, struct vb_domain *dom, s
 static int fill(struct vb_model *m, struct vb_space *s, struct vb_domain *dom, const struct vb_device *d,
                 struct vb_attached *ret, struct vb_error *e) {
     const struct vb_backend_ops *ops = m->backend->ops;
+    struct vb_dirty_info dirty;
     struct vb_range first;
     int r;
 
@@ -174,7 +176,7 @@ static int fill(struct vb_model *m, struct vb_space *s, struct vb_domain *dom, c
     if (r == 0 && !dom->leaves_out && ops->domain_need && s->n_needs)
         r = ops->domain_need(m->backend, dom->handle, s->needs, s->n_needs, e);
     if (r == 0 && s->dirty)
-        r = ops->dirty_set(m->backend, dom->handle, true, NULL, e);
+        r = ops->dirty_set(m->backend, dom->handle, true, &dirty, e);
     if (r == 0)
         r = pay_copies(m, s, e);
     if (r != 0)
