@@ -63,7 +63,8 @@ int vb_iommufd_dirty_set(struct vb_backend *b, vb_handle domain, bool on, struct
         return 0;
     }
     r = check_devices(io, dom->ioas, e);
-    for (i = 0; i < io->n_hwpts && r == 0; i++) {
+    /* On already: all track, and may know of pages that nobody has read yet, which on would clear. */
+    for (i = 0; i < io->n_hwpts && r == 0 && !dom->dirty; i++) {
         const struct vb_iommufd_hwpt *h = &io->hwpts[i];
 
         if (h->ioas != dom->ioas ||

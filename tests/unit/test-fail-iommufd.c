@@ -164,6 +164,14 @@ static int op_attach(void) {
 static int op_attach_second(void) {
     return attach1(m, 2, 1, &e);
 }
+/* A domain of its own, filled by replay. */
+static int op_attach_leaving_out(void) {
+    return vb_model_attach(m, 2, 1, true, NULL, &e);
+}
+static int op_need(void) {
+    const struct vb_range low[] = {{0x100000, 0x1fffff}, {0x40000000, 0x4fffffff}};
+    return vb_model_space_need(m, 1, low, 2, &e);
+}
 static int op_detach(void) {
     return vb_model_detach(m, 1, &e);
 }
@@ -201,6 +209,8 @@ static const struct op {
     {"bind", op_bind, NULL},
     {"attach", op_attach, NULL},
     {"attach a second", op_attach_second, NULL},
+    {"attach, leaving", op_attach_leaving_out, NULL},
+    {"need", op_need, NULL},
     {"detach", op_detach, NULL},
     {"release", op_release, NULL},
     {"pin", op_pin, NULL},

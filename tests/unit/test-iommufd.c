@@ -3,6 +3,7 @@
 #include "tests/unit/iommufd-fixture.h"
 
 #include <glob.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -758,6 +759,46 @@ static void test_parallel(void **state) {
     workers = vb_workers_free(workers);
 }
 
+/* ---- the host wants a device back ---- */
+
+static void test_request(void **state) {
+    const struct vb_backend_ops *ops;
+    struct pollfd p = {.events = POLLIN};
+    struct vb_model *m;
+    char path[128];
+    pid_t child;
+    vb_handle h;
+    int fd, status;
+
+    (void)state;
+    NEED_MACHINE();
+    m = real_model(open_iommufd(), false);
+    ops = m->backend->ops;
+    h = real_device(m, 2, &fd)->handle;
+    p.fd = ops->device_fd(m->backend, h);
+    assert_true(p.fd >= 0);
+    assert_int_equal(poll(&p, 1, 0), 0);
+    assert_int_equal(ops->device_ready(m->backend, h), 0);
+    child = fork();
+    if (child == 0) { /* waits until the device is closed */
+        close(fd);
+        close(((struct vb_iommufd *)m->backend)->devices[h].fd);
+        write_text("/sys/bus/pci/drivers/vfio-pci/unbind", address[2]);
+        _exit(0);
+    }
+    assert_int_equal(poll(&p, 1, 20000), 1);
+    assert_int_equal(ops->device_ready(m->backend, h), 1);
+    assert_int_equal(ops->device_ready(m->backend, h), 0);
+    close(fd);
+    vb_model_free(m);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    snprintf(path, sizeof(path), "/sys/bus/pci/drivers/vfio-pci/%s", address[2]);
+    assert_int_equal(access(path, F_OK), -1);
+    write_text("/sys/bus/pci/drivers_probe", address[2]);
+    prepare(NULL); /* it may have another number now */
+    assert_null(missing);
+}
+
 /* ---- software devices ---- */
 
 /* An mdev of the kernel's sample driver; -1: it is not here. */
@@ -874,6 +915,7 @@ int main(void) {
         TEST(test_no_dirty_tracking_here),
         TEST(test_needs),
         TEST(test_parallel),
+        TEST(test_request),
         TEST(test_software),
         TEST(test_random),
         TEST(test_speed),
