@@ -170,6 +170,10 @@ bool vb_emulated_reaches(struct vb_backend *b, vb_handle device, struct vb_range
     return false;
 }
 
+bool vb_emulated_tracks(struct vb_backend *b, vb_handle domain) {
+    return emulated(b)->domains[domain]->dirty;
+}
+
 size_t vb_emulated_objects(struct vb_backend *b) {
     struct vb_emulated *em = emulated(b);
     size_t i, n = 0;

@@ -93,6 +93,8 @@ struct vb_emulated_knobs *vb_emulated_knobs(struct vb_backend *b);
 size_t vb_emulated_dump(struct vb_backend *b, vb_handle domain, struct vb_backend_map *maps, size_t max);
 /* Would a device reach all of the range in whatever table it has now? Without DMA. */
 bool vb_emulated_reaches(struct vb_backend *b, vb_handle device, struct vb_range r);
+/* Is dirty tracking on? */
+bool vb_emulated_tracks(struct vb_backend *b, vb_handle domain);
 /* Memories, domains and devices that exist; closed devices, which somebody else may have open, do not count. */
 size_t vb_emulated_objects(struct vb_backend *b);
 

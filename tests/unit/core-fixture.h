@@ -181,6 +181,8 @@ static inline void check_domain(struct vb_model *m, struct vb_space *s, struct v
     struct vb_backend_map *maps = malloc((n + 1) * sizeof(*maps));
     uint64_t left_out = 0;
 
+    if (dom->devices || !s->dirty)
+        assert_int_equal(vb_emulated_tracks(m->backend, dom->handle), s->dirty);
     vb_emulated_dump(m->backend, dom->handle, maps, n);
     for (; p; p = vb_mapping_next(p)) {
         if (p->pending)
