@@ -38,7 +38,7 @@ void vb_type1_container_close(struct vb_type1_container *c) {
 
 /* ---- VFIO_IOMMU_GET_INFO ---- */
 
-/* Capabilities need not be aligned: one lies behind the 12 bytes of another (seen with Debian's kernel; newer ones align them, vfio_main.c,
+/* Capabilities need not be aligned: one lies behind the 12 bytes of another (seen with Linux 6.1; newer ones align them, vfio_main.c,
  * vfio_info_cap_add). */
 static void read_ranges(const char *p, size_t room, struct vb_space_info *ret) {
     struct vfio_iommu_type1_info_cap_iova_range c;

@@ -27,6 +27,15 @@ static bool dma_reaches(int client_fd, uint64_t from, uint64_t to, int fd, uint6
 
 /* ---- tests ---- */
 
+static unsigned count_bits(const uint64_t *bits, size_t words) {
+    unsigned n = 0;
+    size_t i;
+
+    for (i = 0; i < words; i++)
+        n += (unsigned)__builtin_popcountll(bits[i]);
+    return n;
+}
+
 static void test_dma(void **state) {
     unsigned char x[2048], y[2048];
     vb_handle dev, dom, mem;
@@ -348,6 +357,78 @@ static void test_wanted(void **state) {
     end();
 }
 
+/* ---- software ---- */
+
+#define MTTY "b5a4ad6e-0f24-4e3c-9d4f-1d2c4b8f0a01"
+
+static bool make_mtty(uint32_t *ret_group) {
+    char link[256];
+    ssize_t n;
+
+    write_text("/sys/class/mdev_bus/mtty/mdev_supported_types/mtty-1/create", MTTY);
+    n = readlink("/sys/bus/mdev/devices/" MTTY "/iommu_group", link, sizeof(link) - 1);
+    if (n <= 0)
+        return false;
+    link[n] = 0;
+    *ret_group = (uint32_t)strtoul(strrchr(link, '/') + 1, NULL, 10);
+    return true;
+}
+
+/* An mdev (the own kernel's mtty): nothing is pinned, everything is usable, and it is in use as long as somebody has it. */
+static void test_software(void **state) {
+    struct vb_device_desc d = {.address = MTTY, .software = true, .with = VB_NO_HANDLE};
+    struct vb_dirty_info info;
+    struct vb_space_info usable;
+    vb_handle dev, dom, mem;
+    uint64_t bits[MIB / 4096 / 64] = {0};
+    char path[64];
+    long before;
+    int fd, ram, i;
+
+    (void)state;
+    NEED_TYPE1();
+    if (!make_mtty(&d.group)) {
+        printf("# skipped: no mdev mtty\n");
+        skip();
+    }
+    begin();
+    mem = memory(MIB, &ram);
+    snprintf(path, sizeof(path), "/dev/vfio/%u", d.group);
+    for (i = 0; i < 2; i++) {
+        before = pinned_pages();
+        d.fds[0] = open(path, O_RDWR | O_CLOEXEC);
+        assert_true(d.fds[0] >= 0);
+        d.fds[1] = open_container();
+        OK(b->ops->device_open(b, &d, &dev, &fd, &e));
+        OK(b->ops->device_bind(b, dev, &e));
+        assert_int_equal(b->ops->device_fd(b, dev), -1); /* it is no PCI device */
+        dom = domain_of(dev);
+        OK(b->ops->domain_info(b, dom, &usable, &e));
+        assert_int_equal(usable.n_usable, 1);
+        assert_int_equal(usable.usable[0].first, 0);
+        map(dom, mem, BASE, MIB, 0);
+        assert_pinned_pages(before);
+        if (!compat) {
+            OK(b->ops->dirty_set(b, dom, true, &info, &e));
+            OK(b->ops->dirty_read(b, dom, (struct vb_range){BASE, BASE + MIB - 1}, 4096, false, bits, &e));
+            assert_int_equal(count_bits(bits, 4), 0);
+            OK(b->ops->dirty_read(b, dom, (struct vb_range){BASE, BASE + MIB - 1}, 0x10000, true, bits, &e));
+            assert_int_equal(bits[0], 0xffff);
+            memset(bits, 0, sizeof(bits));
+        }
+        close_device(dev);
+        usleep(50000);
+        assert_true(b->ops->in_use(b, dev));
+        assert_true(b->ops->in_use(b, dev));
+        close(fd);
+        await_not_in_use(dev);
+        assert_int_equal(vb_type1_group_find((struct vb_type1 *)b, d.group) != NULL, false);
+    }
+    close(ram);
+    end();
+    write_text("/sys/bus/mdev/devices/" MTTY "/remove", "1");
+}
+
 /* ---- a dead session ---- */
 
 static int send_fds(void *arg, uint32_t group, int group_fd, int container_fd) {
@@ -395,15 +476,6 @@ static void test_taking_over(void **state) {
 }
 
 /* ---- dirty tracking ---- */
-
-static unsigned count_bits(const uint64_t *bits, size_t words) {
-    unsigned n = 0;
-    size_t i;
-
-    for (i = 0; i < words; i++)
-        n += (unsigned)__builtin_popcountll(bits[i]);
-    return n;
-}
 
 static void test_dirty(void **state) {
     const struct vb_range range = {BASE, BASE + 0x7ffff}, shifted = {BASE + 0x9000, BASE + 0x18fff};
@@ -607,9 +679,9 @@ static void test_runs(void **state) {
 int main(int argc, char **argv) {
 #define TEST(f) cmocka_unit_test_teardown(f, sweep)
     const struct CMUnitTest tests[] = {
-        TEST(test_dma),      TEST(test_info),   TEST(test_replay), TEST(test_model),  TEST(test_two_devices),
-        TEST(test_refusals), TEST(test_rlimit), TEST(test_in_use), TEST(test_wanted), TEST(test_taking_over),
-        TEST(test_dirty),    TEST(test_limit),  TEST(test_runs),
+        TEST(test_dma),         TEST(test_info),   TEST(test_replay), TEST(test_model),  TEST(test_two_devices),
+        TEST(test_refusals),    TEST(test_rlimit), TEST(test_in_use), TEST(test_wanted), TEST(test_software),
+        TEST(test_taking_over), TEST(test_dirty),  TEST(test_limit),  TEST(test_runs),
     };
 
     if (parse_arguments(argc, argv) < 0) {
