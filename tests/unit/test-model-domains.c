@@ -285,17 +285,17 @@ static void test_refill(void **state) {
     static struct vb_map_entry maps[320];
     const struct vb_range need = {HIGH, HIGH + 0xfff}, window = {WINDOW, WINDOW};
     struct vb_attached ret = {0};
-    struct vb_device *wide;
+    struct vb_device *wide, *narrow;
     vb_handle before;
     unsigned i;
-    int fd;
+    int fd[2];
 
     (void)state;
     for (i = 0; i < 320; i++)
         maps[i] = (struct vb_map_entry){.iova = 0x10000000 + i * MIB, .size = MIB, .memory = 1, .prot = 3};
     assert_int_equal(vb_model_map(m, s->id, maps, 320, fresh()), 0);
     assert_int_equal(vb_model_space_need(m, s->id, &need, 1, fresh()), 0);
-    wide = add_device(m, "wide", &fd);
+    wide = add_device(m, "wide", &fd[0]);
     before = TAILQ_FIRST(&s->domains)->handle;
     arm(VB_EMULATED_MAP, 300, -EIO, false);
     assert_int_equal(vb_model_attach(m, wide->id, s->id, false, &ret, fresh()), -EIO);
@@ -310,10 +310,13 @@ static void test_refill(void **state) {
     assert_true(domains() == 1 && TAILQ_FIRST(&s->domains)->handle != before);
     assert_true(reaches(m, wide, 0x10000000, 320 * MIB));
     assert_int_equal(m->ledger.used, MIB);
-    REFUSED(vb_model_space_need(m, s->id, &window, 1, fresh()), VB_RESERVED, "wide"); /* the need went along */
+    REFUSED(vb_model_space_need(m, s->id, &window, 1, fresh()), VB_RESERVED, "wide");
+    narrow = add_device(m, "narrow", &fd[1]); /* the need went along: its claim does not tell how narrow it is */
+    REFUSED(attach1(m, narrow->id, s->id, fresh()), VB_RESERVED, "needs 0x10000000000", "narrow");
     assert_int_equal(vb_model_detach(m, wide->id, fresh()), 0);
     assert_int_equal(domains(), 1);
-    close(fd);
+    close(fd[0]);
+    close(fd[1]);
 }
 
 /* ---- dirty tracking ---- */
