@@ -224,7 +224,8 @@ int vfb_unmap_all(struct vfb_client *c, uint32_t space, uint64_t *ret_bytes);
  * cannot fail for a limit or because another took the place.
  * n <= vfb_info()->batch_max, whole mappings as in vfb_unmap(). punch returns 0, or another value, which this returns after
  * having forgotten the mappings, as an unmap would. It may make other calls on this client, but no discard (VFB_STATE).
- * VFB_BUSY: something in the range is pinned. A failure before punch was called has changed nothing; after it
+ * Pins of others are waited for as by
+ * vfb_unmap(). A failure before punch was called has changed nothing; after it
  * (VFB_BAD_MEMORY: holes) the mappings are gone, and vfb_error() says so. Needs VFB_FEATURE_DOMAINS. */
 typedef int (*vfb_punch_fn)(void *arg);
 int vfb_discard(struct vfb_client *c, uint32_t space, const struct vfb_unmap *entries, size_t n, vfb_punch_fn punch,
@@ -270,8 +271,9 @@ struct vfb_dirty_info {
     bool coarse;        /* every mapped page counts as written: type1, where the IOMMU does not tell */
 };
 /* Begins, for all devices of the space, from a clean state. Devices that attach while it is on must be able to take part.
- * VFB_UNSUPPORTED names the device whose IOMMU cannot; VFB_STATE: no device is attached. ret_info may be NULL. Needs
- * VFB_FEATURE_DOMAINS. */
+ * Read
+ * before you detach: what a device wrote and nobody has read yet may go with it. VFB_UNSUPPORTED names the device whose IOMMU
+ * cannot; VFB_STATE: no device is attached. ret_info may be NULL. Needs VFB_FEATURE_DOMAINS. */
 int vfb_dirty_start(struct vfb_client *c, uint32_t space, struct vfb_dirty_info *ret_info);
 int vfb_dirty_stop(struct vfb_client *c, uint32_t space);
 enum vfb_dirty_flags {

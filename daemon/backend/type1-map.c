@@ -129,7 +129,8 @@ int vb_type1_unmap(struct vb_backend *b, vb_handle domain, const struct vb_range
     int r = 0;
 
     vb_type1_runs_retry(t, c);
-    for (i = 0; i < n; i++) {
+    r = vb_type1_runs_can_be_cut(c, ranges, n, ret_done, e);
+    for (i = 0; i < n && r == 0; i++) {
         *ret_done = i;
         if (ranges[i].first == 0 && ranges[i].last == UINT64_MAX) {
             r = vb_type1_container_unmap(c);
@@ -146,5 +147,5 @@ int vb_type1_unmap(struct vb_backend *b, vb_handle domain, const struct vb_range
                                ranges[i].last);
         }
     }
-    return 0;
+    return r;
 }

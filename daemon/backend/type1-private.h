@@ -156,6 +156,9 @@ struct vb_type1_run *vb_type1_run_at(struct vb_type1_container *c, uint64_t iova
 /* How many of the entries, from the first on, can be one run? At least 1. */
 size_t vb_type1_run_length(const struct vb_backend_map *maps, size_t n);
 int vb_type1_run_map(struct vb_type1 *t, struct vb_type1_container *c, const struct vb_backend_map *maps, size_t n);
+/* Are there entries for what these ranges cut out of runs? VB_LIMIT: the first that does. */
+int vb_type1_runs_can_be_cut(struct vb_type1_container *c, const struct vb_range *ranges, size_t n, size_t *ret_entry,
+                             struct vb_error *e);
 /* Unmaps the range, and maps again what of runs lies outside of it. */
 int vb_type1_run_unmap(struct vb_type1 *t, struct vb_type1_container *c, struct vb_range range, struct vb_error *e);
 /* Tries to map those again that are absent. */

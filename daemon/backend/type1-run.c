@@ -131,6 +131,30 @@ static bool map_again(struct vb_type1 *t, struct vb_type1_container *c, struct v
     return false;
 }
 
+/* Two entries out of one: before anything is unmapped, so that a request is carried out whole or not at all. */
+int vb_type1_runs_can_be_cut(struct vb_type1_container *c, const struct vb_range *ranges, size_t n, size_t *ret_entry,
+                             struct vb_error *e) {
+    const struct vb_type1_run *run, *first = NULL;
+    uint32_t cuts = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        run = vb_type1_run_at(c, ranges[i].first);
+        if (!run || run->absent || run->iova.first == ranges[i].first || run->iova.last <= ranges[i].last)
+            continue;
+        if (cuts++ == 0) {
+            first = run;
+            *ret_entry = i;
+        }
+    }
+    if (cuts <= c->avail || (vb_type1_container_ask(c) && cuts <= c->avail))
+        return 0;
+    return vb_refuse(e, VB_LIMIT,
+                     "0x%" PRIx64 "-0x%" PRIx64 " lies in the middle of what was mapped as one entry near the "
+                     "container's limit of %" PRIu32 ", and none is left for the second part; unmap something "
+                     "else first, or from an end of 0x%" PRIx64 "-0x%" PRIx64,
+                     ranges[*ret_entry].first, ranges[*ret_entry].last, c->limit, first->iova.first, first->iova.last);
+}
+
 int vb_type1_run_unmap(struct vb_type1 *t, struct vb_type1_container *c, struct vb_range range, struct vb_error *e) {
     struct vb_type1_run *left = vb_type1_run_at(c, range.first), *right = vb_type1_run_at(c, range.last);
     struct vb_range whole = range, lost = {0, 0};
@@ -143,15 +167,6 @@ int vb_type1_run_unmap(struct vb_type1 *t, struct vb_type1_container *c, struct 
         left = NULL;
     if (right && right->iova.last == range.last)
         right = NULL;
-    if (left && left == right && !left->absent && !c->avail) {
-        /* Two entries out of one. */
-        if (!vb_type1_container_ask(c) || !c->avail)
-            return vb_refuse(e, VB_LIMIT,
-                             "0x%" PRIx64 "-0x%" PRIx64 " lies in the middle of what was mapped as one entry near the "
-                             "container's limit of %" PRIu32 ", and none is left for the second part; unmap something "
-                             "else first, or from an end of 0x%" PRIx64 "-0x%" PRIx64,
-                             range.first, range.last, c->limit, left->iova.first, left->iova.last);
-    }
     if (left)
         whole.first = left->iova.first;
     if (right) {

@@ -1,6 +1,7 @@
 #include "core/conflict.h"
 
 #include <inttypes.h>
+#include <unistd.h>
 
 #include "core/domain.h"
 
@@ -50,10 +51,39 @@ bool vb_conflict_usable(struct vb_error *e, struct vb_range r, uint64_t offset, 
     return true;
 }
 
+/* Is there any mapping that the device cannot reach? Asked of the tree for each range that it cannot, since spaces have many
+ * mappings and nearly never a conflict. Pending ones may be found too. */
+static bool any_conflict(struct vb_space *s, const struct vb_device *d, const struct vb_space_info *info) {
+    uint64_t gap = 0;
+
+    for (uint32_t i = 0; i < d->n_reserved; i++)
+        if (vb_mapping_first(&s->tree, d->reserved[i].range))
+            return true;
+    if (!info)
+        return false;
+    if ((info->page_sizes & -info->page_sizes) > (uint64_t)sysconf(_SC_PAGESIZE)) /* mappings are of host pages */
+        return true;
+    for (uint32_t i = 0; i < info->n_usable; i++) {
+        const struct vb_range r = info->usable[i];
+
+        if (r.first > gap && vb_mapping_first(&s->tree, (struct vb_range){gap, r.first - 1}))
+            return true;
+        if (r.last == UINT64_MAX)
+            return false;
+        gap = r.last + 1;
+        if (i + 1 < info->n_usable && info->usable[i + 1].first == gap) /* one that lies across is in neither */
+            return true;
+    }
+    return vb_mapping_first(&s->tree, (struct vb_range){gap, UINT64_MAX});
+}
+
 uint64_t vb_conflict_mappings(struct vb_error *e, struct vb_space *s, const struct vb_device *d,
                               const struct vb_space_info *info, struct vb_range *ret_first) {
     struct vb_mapping *m;
     uint64_t n = 0;
+
+    if (!any_conflict(s, d, info))
+        return 0;
 
     for (m = vb_mapping_first(&s->tree, (struct vb_range){0, UINT64_MAX}); m; m = vb_mapping_next(m)) {
         if (m->pending || (!vb_conflict_reserved(e, m->iova, d) &&

@@ -26,15 +26,19 @@ static const struct vb_range everything = {0, UINT64_MAX};
 static int check_memories(struct vb_model *m, struct vb_space *s, struct vb_error *e) {
     const uint64_t stamp = 2 * ++m->batch; /* as in model-map.c: each memory once */
     struct vb_mapping *mapping;
+    uint32_t mapped = 0;
     int r;
 
-    for (mapping = vb_mapping_first(&s->tree, everything); mapping; mapping = vb_mapping_next(mapping)) {
+    for (uint32_t i = 0; i < m->memories.n; i++)
+        mapped += ((struct vb_memory *)m->memories.items[i])->mappings > 0;
+    for (mapping = vb_mapping_first(&s->tree, everything); mapping && mapped; mapping = vb_mapping_next(mapping)) {
         if (mapping->memory->checked >= stamp)
             continue;
         r = vb_memory_recheck(mapping->memory, false, e);
         if (r != 0)
             return r;
         mapping->memory->checked = stamp;
+        mapped--; /* often there is one memory, and this is the end */
     }
     return 0;
 }

@@ -18,13 +18,17 @@ struct vb_device *vb_model_device(struct vb_model *m, uint32_t id, struct vb_err
 }
 
 const struct vb_device *vb_model_shares(struct vb_model *m, uint32_t space) {
+    const struct vb_device *found = NULL;
+
     for (uint32_t i = 0; !m->backend->ops->eager && i < m->devices.n; i++) {
         const struct vb_device *d = m->devices.items[i];
 
+        if (d->space && d->domain->leaves_out && d->meant == space)
+            return NULL; /* who was claimed with it is in that container too, and would leave out */
         if (d->space ? d->space->id == space && !d->domain->leaves_out : d->meant == space)
-            return d;
+            found = d;
     }
-    return NULL;
+    return found;
 }
 
 static int check_claim(struct vb_model *m, const struct vb_claim_desc *c, struct vb_error *e) {

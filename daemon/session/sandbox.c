@@ -186,6 +186,8 @@ static int load(bool emulated) {
         for (unsigned i = 0; r == 0 && i < sizeof denied / sizeof denied[0]; i++)
             r = tolerate(seccomp_rule_add(f, SCMP_ACT_ERRNO(EPERM), denied[i], 0));
     }
+    if (r == 0) /* looked at first: a mapping is one, and the filter may be interpreted */
+        r = seccomp_syscall_priority(f, SCMP_SYS(ioctl), 255);
     if (r == 0) /* for the threads that there are already (backend/workers.c) */
         r = seccomp_attr_set(f, SCMP_FLTATR_CTL_TSYNC, 1);
     if (r == 0)
