@@ -53,10 +53,23 @@ static uint64_t io_features(struct vb_backend *b) {
 
 /* ---- domains ---- */
 
+/* The model has given up a domain, but the kernel did not detach one of its devices then. */
+static void detach_again(struct vb_iommufd *io) {
+    vb_handle i;
+
+    for (i = 0; i < VB_IOMMUFD_DEVICES; i++) {
+        const struct vb_iommufd_device *d = &io->devices[i];
+
+        if (d->state == VB_IOMMUFD_OPEN && d->ioas && !vb_iommufd_domain(io, d->ioas))
+            vb_iommufd_device_detach(&io->backend, i, NULL);
+    }
+}
+
 /* HWPTs first: they refer to their IOAS (hw_pagetable.c), and devices to them. */
 static void retry_tombstones(struct vb_iommufd *io) {
     uint32_t i, n = 0;
 
+    detach_again(io);
     vb_iommufd_hwpt_sweep(io);
     for (i = 0; i < io->n_tombstones; i++)
         if (vb_iommufd_unmap_all(io, io->tombstones[i]) < 0 || vb_iommufd_destroy(io, io->tombstones[i]) < 0)
@@ -101,6 +114,7 @@ static void io_domain_close(struct vb_backend *b, vb_handle domain) {
         return;
     *dom = io->domains[--io->n_domains];
     r = vb_iommufd_unmap_all(io, id);
+    detach_again(io);
     vb_iommufd_hwpt_sweep(io);
     if (r < 0 || vb_iommufd_destroy(io, id) < 0)
         io->tombstones[io->n_tombstones++] = id;

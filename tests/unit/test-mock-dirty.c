@@ -99,6 +99,15 @@ static void test_exact_bits(void **state) {
     OK(vb_model_dirty_read(m, 1, RANGE, PAGE, false, got, &e));
     for (i = 0; i < WORDS; i++)
         assert_true(got[i] == (dirty[i] | 0x1111111111111111));
+    /* By the backend as well. */
+    dirty_some(mock_hwpt(m, d), 0, dirty);
+    memset(got, 0, sizeof(got));
+    got[PAGES / 64] = 1ull << 63; /* behind the last page */
+    OK(m->backend->ops->dirty_read(m->backend, ioas_of(m, 1), (struct vb_range){BASE, BASE + PAGES * PAGE - 1}, PAGE,
+                                   false, got, &e));
+    for (i = 0; i < PAGES; i++)
+        assert_int_equal(bit(got, i), bit(dirty, i));
+    assert_true(bit(got, PAGES / 64 * 64 + 63));
     /* In larger pages. */
     memset(dirty, 0, sizeof(dirty));
     dirty_some(mock_hwpt(m, d), 0, dirty);
