@@ -12,7 +12,7 @@
 #include "backend/workers.h"
 #include "proto/cleanup.h"
 
-/* Pinning that much takes about 10 ms on an ordinary machine, and waking a thread 50 us. */
+/* As in iommufd-pool.c: smaller memories have one piece. */
 #define PARALLEL_FROM ((uint64_t)128 << 20)
 
 static int unmap_range(struct vb_iommufd *io, vb_handle domain, struct vb_range range) {
