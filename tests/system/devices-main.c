@@ -20,7 +20,7 @@ static const struct tap_case devices[] = {
     {"a device reaches another one's registers until they are taken back", case_dmabuf, 120},
     {"device memory goes with its device", case_dmabuf_closed, 120},
     {"what is no device memory is refused as such", case_dmabuf_refused, 0},
-    {"discarded pages: devices write to the new ones, and the ledger is right in between", case_discard, 120},
+    {"discarded pages: devices write to the new ones, and the ledger is right in between", case_discard, 240},
     {"a bare punch leaves devices with the old pages", case_bare_punch, 120},
     {"a mapping in the MSI window is refused, or left out", case_conflict, 120},
     {"later mappings in the MSI window are left out for who leaves out", case_conflict_later, 120},
