@@ -66,16 +66,28 @@ static void or_bits(uint64_t *to, uint64_t at, const uint64_t *from, uint64_t n)
             to[(at + i) / 64] |= (uint64_t)1 << ((at + i) % 64);
 }
 
-/* A run of neighbouring mappings: what lies between mappings is none of the kernel's business. `bits` is room for it. */
-static int read_run(struct vb_model *m, struct vb_space *s, struct vb_range run, uint64_t first, uint64_t page,
-                    bool keep, uint64_t *bits, uint64_t *bitmap, struct vb_error *e) {
+/* Do the same domains have both? */
+static bool same_domains(struct vb_space *s, const struct vb_mapping *a, const struct vb_mapping *b) {
+    struct vb_domain *dom;
+
+    TAILQ_FOREACH (dom, &s->domains, entry)
+        if (dom->leaves_out &&
+            vb_domain_fits(&dom->info, a->iova, a->offset) != vb_domain_fits(&dom->info, b->iova, b->offset))
+            return false;
+    return true;
+}
+
+/* A run of neighbouring mappings that the same domains have, `like` among them: where something is not mapped the kernel stops
+ * without a word (backend/iommufd-dirty.c). Also where no device is any more: what it wrote before it left. `bits` is room. */
+static int read_run(struct vb_model *m, struct vb_space *s, struct vb_range run, const struct vb_mapping *like,
+                    uint64_t first, uint64_t page, bool keep, uint64_t *bits, uint64_t *bitmap, struct vb_error *e) {
     const uint64_t n = vb_range_size(run) / page;
     struct vb_domain *dom;
     int r = 0;
 
     memset(bits, 0, (n + 63) / 64 * sizeof(*bits));
     TAILQ_FOREACH (dom, &s->domains, entry) {
-        if (!dom->devices)
+        if (dom->leaves_out && !vb_domain_fits(&dom->info, like->iova, like->offset))
             continue;
         r = m->backend->ops->dirty_read(m->backend, dom->handle, run, page, keep, bits, e);
         if (r != 0)
@@ -129,12 +141,14 @@ int vb_model_dirty_read(struct vb_model *m, uint32_t space, struct vb_range rang
     if (!bits)
         return vb_fail(e, -ENOMEM, "bitmap of 0x%" PRIx64 "-0x%" PRIx64, range.first, range.last);
     for (p = vb_mapping_first(&s->tree, range); p && p->iova.first <= range.last && r == 0;) {
+        const struct vb_mapping *like = p;
         struct vb_range run = p->iova;
 
-        for (p = vb_mapping_next(p); p && p->iova.first == run.last + 1 && p->iova.first <= range.last;
+        for (p = vb_mapping_next(p);
+             p && p->iova.first == run.last + 1 && p->iova.first <= range.last && same_domains(s, like, p);
              p = vb_mapping_next(p))
             run.last = p->iova.last;
-        r = read_run(m, s, run, range.first, page, keep, bits, bitmap, e);
+        r = read_run(m, s, run, like, range.first, page, keep, bits, bitmap, e);
     }
     return r;
 }

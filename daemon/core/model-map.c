@@ -180,12 +180,14 @@ static int recheck(struct batch *b, size_t *ret_entry, struct vb_error *e) {
 
 /* The backend has failed: whatever is there of the batch is taken out again. What the kernel will not unmap is mapped, so the
  * model keeps it, paid. */
-static bool undo_mapped(struct batch *b, const struct vb_backend_map *maps, struct vb_error *e) {
+static bool undo_mapped(struct batch *b, const struct vb_backend_map *maps, size_t done, struct vb_error *e) {
+    const struct vb_domain *first = TAILQ_FIRST(&b->s->domains);
+    const bool one = first && !TAILQ_NEXT(first, entry); /* what that refused is not there */
     size_t i, ignored, kept = 0;
     int r;
 
     for (i = 0; i < b->n; i++) {
-        r = vb_domains_unmap(b->m, b->s, &b->taken[i]->iova, 1, &ignored, NULL);
+        r = one && i >= done ? -ENOENT : vb_domains_unmap(b->m, b->s, &b->taken[i]->iova, 1, &ignored, NULL);
         if (r == 0 || r == -ENOENT) {
             give_back(b->m, b->s, b->taken[i], true);
         } else {
@@ -244,7 +246,7 @@ static int map_taken(struct batch *b, struct vb_error *e) {
         done = e->entry;
     if (r == -EINVAL || r == -EADDRINUSE || r == -EFAULT || r == VB_RESERVED)
         r = explain(b, &b->entries[done], r, e);
-    return undo_mapped(b, maps, e) ? r : VB_BUSY;
+    return undo_mapped(b, maps, done, e) ? r : VB_BUSY;
 }
 
 int vb_model_map(struct vb_model *m, uint32_t space, const struct vb_map_entry *entries, size_t n, struct vb_error *e) {
