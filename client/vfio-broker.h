@@ -406,7 +406,7 @@ struct vfb_device_info {
     uint16_t vendor, device;
     int group;        /* IOMMU group, -1 for none */
     char state[16];   /* "free", "claimed", "held", "unusable" */
-    char reason[128]; /* why unusable, and what to do */
+    char reason[400]; /* why unusable, and what to do */
     uint32_t session; /* that has it, or 0 */
 };
 /* ret_devices: free() it. */

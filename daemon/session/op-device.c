@@ -123,7 +123,18 @@ int vb_op_device_claim(struct vb_session *s, struct vb_request *rq, struct vb_er
 }
 
 int vb_op_device_bind(struct vb_session *s, struct vb_request *rq, struct vb_error *e) {
-    return vb_model_bind(s->model, rq->msg->device_bind->device, e);
+    const uint32_t id = rq->msg->device_bind->device;
+    struct vb_device *d;
+    int r = vb_model_bind(s->model, id, e);
+
+    if (r != 0)
+        return r;
+    /* What tells of the host's wishes is there from now on (backend/request-event.c); an emulated device had it before. */
+    d = vb_model_device(s->model, id, e);
+    vb_unwatch_device(s, d->handle);
+    if (vb_watch_device(s, d->handle) < 0)
+        vb_session_log(s, "no memory to watch %s: its client is not told when the host wants it back", d->address);
+    return 0;
 }
 
 int vb_op_device_attach(struct vb_session *s, struct vb_request *rq, struct vb_error *e) {
