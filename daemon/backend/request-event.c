@@ -13,14 +13,13 @@
 
 int vb_request_event_arm(int device_fd) {
     VB_FD int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    struct {
+    union { /* the eventfd's number follows the structure */
         struct vfio_irq_set set;
-        int32_t fd;
-    } irq = {.set = {.argsz = sizeof(irq),
+        char bytes[sizeof(struct vfio_irq_set) + sizeof(int32_t)];
+    } irq = {.set = {.argsz = sizeof(irq.bytes),
                      .flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
                      .index = VFIO_PCI_REQ_IRQ_INDEX,
-                     .count = 1},
-             .fd = fd};
+                     .count = 1}};
     struct vfio_device_info info = {.argsz = sizeof(info)};
     int r;
 
@@ -34,6 +33,7 @@ int vb_request_event_arm(int device_fd) {
         return -errno;
     if (!(info.flags & VFIO_DEVICE_FLAGS_PCI) || info.num_irqs <= VFIO_PCI_REQ_IRQ_INDEX)
         return -EOPNOTSUPP;
+    memcpy(irq.bytes + sizeof(irq.set), &(int32_t){fd}, sizeof(int32_t));
     do
         r = ioctl(device_fd, VFIO_DEVICE_SET_IRQS, &irq);
     while (r < 0 && errno == EINTR);

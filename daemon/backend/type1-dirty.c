@@ -12,6 +12,7 @@
  * A range may not cut an entry of the kernel, so it is widened to whole runs, and what is too much is dropped. */
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "backend/type1-private.h"
@@ -115,10 +116,10 @@ static void take(const uint64_t *found, uint64_t words, uint64_t at, uint64_t ke
 int vb_type1_dirty_read(struct vb_backend *b, vb_handle domain, struct vb_range range, uint64_t page, bool keep,
                         uint64_t *bitmap, struct vb_error *e) {
     struct vb_type1_container *c = container_of(b, domain);
-    struct {
+    union { /* what is asked follows the structure */
         struct vfio_iommu_type1_dirty_bitmap head;
-        struct vfio_iommu_type1_dirty_bitmap_get get;
-    } request = {.head = {.argsz = sizeof(request), .flags = VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP}};
+        char bytes[sizeof(struct vfio_iommu_type1_dirty_bitmap) + sizeof(struct vfio_iommu_type1_dirty_bitmap_get)];
+    } request = {.head = {.argsz = sizeof(request.bytes), .flags = VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP}};
     const struct vb_type1_run *left = vb_type1_run_at(c, range.first), *right = vb_type1_run_at(c, range.last);
     struct vb_range whole = {left ? left->iova.first : range.first, right ? right->iova.last : range.last};
     const bool software = software_only((struct vb_type1 *)b, c);
@@ -141,11 +142,11 @@ int vb_type1_dirty_read(struct vb_backend *b, vb_handle domain, struct vb_range 
     found = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (found == MAP_FAILED)
         return vb_fail(e, -errno, "dirty bitmap of %s", VB_SIZE(bytes));
-    request.get.iova = whole.first;
-    request.get.size = vb_range_size(whole);
-    request.get.bitmap.pgsize = c->dirty_page;
-    request.get.bitmap.size = bytes;
-    request.get.bitmap.data = (void *)found;
+    const struct vfio_iommu_type1_dirty_bitmap_get get = {
+        .iova = whole.first,
+        .size = vb_range_size(whole),
+        .bitmap = {.pgsize = c->dirty_page, .size = bytes, .data = (void *)found}};
+    memcpy(request.bytes + sizeof(request.head), &get, sizeof(get));
     r = software ? 0 : renew_bitmaps(c);
     if (r >= 0) {
         c->dirty_used = true;
