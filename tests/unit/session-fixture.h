@@ -273,16 +273,16 @@ static inline VfioBroker__Reply *ask_attach(uint32_t device, uint32_t space, boo
 
 /* One packet on a device's socket, and what came of it: 0, or the engine's negative errno. */
 static inline int device_does(int fd, uint32_t op, uint64_t iova, uint32_t size) {
-    struct {
+    union {
         struct vb_emulated_dma head;
-        uint8_t data[PAGE];
+        uint8_t bytes[sizeof(struct vb_emulated_dma) + PAGE];
     } out = {.head = {.op = op, .size = size, .iova = iova}};
-    struct {
+    union {
         struct vb_emulated_dma_reply head;
-        uint8_t data[PAGE];
+        uint8_t bytes[sizeof(struct vb_emulated_dma_reply) + PAGE];
     } in;
 
-    memset(out.data, 0x5a, sizeof out.data);
+    memset(out.bytes + sizeof out.head, 0x5a, PAGE);
     assert_true(send(fd, &out, sizeof out.head + (op == VB_EMULATED_DMA_WRITE ? size : 0), 0) > 0);
     for (int i = 0; i < 10; i++)
         event_base_loop(s.base, EVLOOP_NONBLOCK);

@@ -127,9 +127,9 @@ static void end(struct course *c) {
 /* A read by the device itself. */
 static bool dma_reads(struct course *c, unsigned which, uint64_t iova) {
     const struct vb_emulated_dma q = {.op = VB_EMULATED_DMA_READ, .size = 8, .iova = iova};
-    struct {
+    union {
         struct vb_emulated_dma_reply reply;
-        uint8_t data[8];
+        uint8_t bytes[sizeof(struct vb_emulated_dma_reply) + 8];
     } a;
 
     assert_int_equal(send(c->fd[which], &q, sizeof(q), 0), sizeof(q));
