@@ -35,17 +35,24 @@ static bool waits_already(struct vb_session *s, uint32_t device) {
     return s->n_asked_back == VB_DEVICES_MAX;
 }
 
+/* A client can make its device say so as often as it likes (VFIO_DEVICE_SET_IRQS with VFIO_IRQ_SET_DATA_NONE): the log is not its to
+ * fill. */
+static bool worth_a_line(struct vb_session *s) {
+    s->n_requests++;
+    return s->n_requests < 8 || (s->n_requests & (s->n_requests - 1)) == 0;
+}
+
 void vb_device_requested(struct vb_session *s, vb_handle handle) {
     VfioBroker__DeviceRequested requested = VFIO_BROKER__DEVICE_REQUESTED__INIT;
     VfioBroker__Event event = VFIO_BROKER__EVENT__INIT;
     const struct vb_device *d = by_handle(s, handle);
+    const bool log = worth_a_line(s);
 
-    if (!d) { /* the client has given it back; who has it open does not talk to us */
+    if (!d && log) /* the client has given it back; who has it open does not talk to us */
         vb_session_log(s, "the host wants a device back that was released, and that somebody still has open");
-        return;
-    }
-    vb_session_log(s, "the host wants device %s back from client pid %u", d->address, s->client_pid);
-    if (waits_already(s, d->id))
+    if (d && log)
+        vb_session_log(s, "the host wants device %s back from client pid %u", d->address, s->client_pid);
+    if (!d || waits_already(s, d->id))
         return;
     requested.device = d->id;
     event.body_case = VFIO_BROKER__EVENT__BODY_DEVICE_REQUESTED;
