@@ -119,7 +119,7 @@ struct vb_session {
     LIST_HEAD(, vb_device_watch) watches;
     uint32_t asked_back[VB_DEVICES_MAX]; /* devices whose DeviceRequested may not be written yet: device-events.c */
     unsigned n_asked_back;
-    unsigned n_requests; /* of the host for devices, so far */
+    unsigned n_requests;                 /* of the host for devices, so far */
     struct vb_table tokens;              /* struct vb_token */
     TAILQ_HEAD(, vb_pin_link) pin_links; /* others' accesses to our spaces */
     uint32_t n_pin_links, n_refused, n_opened;
