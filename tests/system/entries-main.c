@@ -2,6 +2,7 @@
  * the kernel's when it has few left, so that only separate ones end there. VB_TEST_DEVICES: two edu devices. */
 #include <inttypes.h>
 #include <string.h>
+#include <time.h>
 
 #include "entries.h"
 
@@ -215,13 +216,48 @@ static void replay_separate(void) {
     end(&g);
 }
 
+/* What is told while an attach takes long. */
+struct told {
+    uint32_t device;
+    uint64_t last, total;
+    unsigned n;
+};
+
+static void on_event(struct vfb_client *c, const struct vfb_event *e, void *arg) {
+    struct told *t = arg;
+
+    (void)c;
+    if (e->kind != VFB_EVENT_PROGRESS)
+        return;
+    tap_check(e->done >= t->last && e->done <= e->total, "%" PRIu64 " of %" PRIu64 " bytes after %" PRIu64, e->done,
+              e->total, t->last);
+    *t = (struct told){.device = e->device, .last = e->done, .total = e->total, .n = t->n + 1};
+}
+
+static void attach_and_hear(struct rig *g, unsigned i, uint64_t bytes) {
+    struct timespec begun, ended;
+    struct told t = {0};
+    double took;
+
+    vfb_set_event_handler(g->c, on_event, &t);
+    clock_gettime(CLOCK_MONOTONIC, &begun);
+    attach(g, i);
+    clock_gettime(CLOCK_MONOTONIC, &ended);
+    vfb_set_event_handler(g->c, NULL, NULL);
+    took = (double)(ended.tv_sec - begun.tv_sec) + (double)(ended.tv_nsec - begun.tv_nsec) * 1e-9;
+    tap_diag("attached after %.2f s, progress was told %u times", took, t.n);
+    tap_check(took < 1.5 || t.n > 0, "%.2f s without a word", took);
+    tap_check(t.n == 0 || (t.device == g->device[i].d.id && t.total == bytes), "device %u, %" PRIu64 " bytes in all",
+              t.device, t.total);
+}
+
 static void replay_adjacent(void) {
     struct rig g = rig_new(100000, 1);
     uint64_t done;
 
     OK(&g, map_pages(&g, 0, 70000, BATCH, &done));
     use_device(&g, 0);
-    attach(&g, 0);
+    attach_and_hear(&g, 0, 70001 * PAGE);
     reaches(&g, 0, 0);
     reaches(&g, 0, 35000);
     reaches(&g, 0, 69999);
@@ -229,7 +265,7 @@ static void replay_adjacent(void) {
     OK(&g, map_pages(&g, 70000, 130000, BATCH, &done));
     /* A second container gets what is here by now. */
     use_device(&g, 1);
-    attach(&g, 1);
+    attach_and_hear(&g, 1, 200001 * PAGE);
     reaches(&g, 1, 0);
     reaches(&g, 1, 199999);
     pieces(&g, 180 * BATCH, 2);
