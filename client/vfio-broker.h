@@ -193,7 +193,7 @@ int vfb_space_destroy(struct vfb_client *c, uint32_t space);
 int vfb_space_describe(struct vfb_client *c, uint32_t space, struct vfb_space_info *ret_info);
 /* Says which IOVAs the space will need, before anything is mapped there: devices that reserve any of them are refused from now
  * on (VFB_RESERVED at attach), instead of later maps. At most 16 ranges, in place of those said before; n 0: none.
- * VFB_RESERVED: a device that is attached cannot use them. Needs VFB_FEATURE_DOMAINS. */
+ * VFB_RESERVED: a device that is attached, and does not leave out, cannot use them. Needs VFB_FEATURE_DOMAINS. */
 int vfb_space_need(struct vfb_client *c, uint32_t space, const struct vfb_range *ranges, size_t n);
 
 /* ---- mappings ------------------------------------------------------------------------------------------------- */
@@ -222,11 +222,11 @@ int vfb_unmap_all(struct vfb_client *c, uint32_t space, uint64_t *ret_bytes);
  * punch the caller punches, and populates again what it leaves mapped (MADV_POPULATE_WRITE; holes are refused). Devices
  * must not need the range meanwhile: their accesses fault. The ranges stay taken and paid in between, so mapping again
  * cannot fail for a limit or because another took the place.
- * n <= vfb_info()->batch_max, whole mappings as in vfb_unmap(). punch returns 0, or another value, which this returns after
- * having forgotten the mappings, as an unmap would. It may make other calls on this client, but no discard (VFB_STATE).
- * Pins of others are waited for as by
- * vfb_unmap(). A failure before punch was called has changed nothing; after it
- * (VFB_BAD_MEMORY: holes) the mappings are gone, and vfb_error() says so. Needs VFB_FEATURE_DOMAINS. */
+ * n <= vfb_info()->batch_max, whole mappings as in vfb_unmap(): what shall be discarded piece by piece has to be mapped in such
+ * pieces. punch returns 0, or a negative errno, which this returns after having forgotten the mappings, as an unmap would. It
+ * may make other calls on this client, but no discard (VFB_STATE). Pins of others are waited for as by vfb_unmap().
+ * A failure before punch was called has changed nothing; after it (VFB_BAD_MEMORY: holes) the mappings are gone, and
+ * vfb_error() says so. Needs VFB_FEATURE_DOMAINS. */
 typedef int (*vfb_punch_fn)(void *arg);
 int vfb_discard(struct vfb_client *c, uint32_t space, const struct vfb_unmap *entries, size_t n, vfb_punch_fn punch,
                 void *arg);
@@ -271,9 +271,9 @@ struct vfb_dirty_info {
     bool coarse;        /* every mapped page counts as written: type1, where the IOMMU does not tell */
 };
 /* Begins, for all devices of the space, from a clean state. Devices that attach while it is on must be able to take part.
- * Read
- * before you detach: what a device wrote and nobody has read yet may go with it. VFB_UNSUPPORTED names the device whose IOMMU
- * cannot; VFB_STATE: no device is attached. ret_info may be NULL. Needs VFB_FEATURE_DOMAINS. */
+ * Read before you detach: what a device wrote and nobody has read yet may go with it. After a discard all of the mapping
+ * counts as written. VFB_UNSUPPORTED names the device whose IOMMU cannot; VFB_STATE: no device is attached, or it is on
+ * already. ret_info may be NULL. Needs VFB_FEATURE_DOMAINS. */
 int vfb_dirty_start(struct vfb_client *c, uint32_t space, struct vfb_dirty_info *ret_info);
 int vfb_dirty_stop(struct vfb_client *c, uint32_t space);
 enum vfb_dirty_flags {

@@ -39,6 +39,15 @@ static void unused(struct vb_emulated *em, struct vb_emulated_domain *d) {
     em->domains[i] = NULL;
 }
 
+vb_handle vb_emulated_domain_of(struct vb_backend *b, vb_handle device) {
+    const struct vb_emulated *em = emulated(b);
+    vb_handle i = 0;
+
+    while (em->domains[i] != em->devices[device]->domain)
+        i++;
+    return i;
+}
+
 int vb_emulated_domain_open(struct vb_backend *b, vb_handle device, vb_handle *ret, struct vb_error *e) {
     struct vb_emulated *em = emulated(b);
     int r = vb_emulated_count(em, VB_EMULATED_DOMAIN_OPEN, e);
@@ -47,8 +56,7 @@ int vb_emulated_domain_open(struct vb_backend *b, vb_handle device, vb_handle *r
     if (r != 0)
         return r;
     if (em->knobs.containers) {
-        while (em->domains[i] != em->devices[device]->domain)
-            i++;
+        i = vb_emulated_domain_of(b, device);
     } else {
         r = vb_emulated_domain_new(em, &i, e);
         if (r != 0)

@@ -59,6 +59,7 @@ int vb_emulated_kind_check(struct vb_emulated_domain *to, const struct vb_emulat
 
 /* emulated-domain.c */
 int vb_emulated_domain_new(struct vb_emulated *em, vb_handle *ret, struct vb_error *e);
+vb_handle vb_emulated_domain_of(struct vb_backend *b, vb_handle device);
 int vb_emulated_domain_open(struct vb_backend *b, vb_handle device, vb_handle *ret, struct vb_error *e);
 void vb_emulated_domain_close(struct vb_backend *b, vb_handle domain);
 int vb_emulated_domain_info(struct vb_backend *b, vb_handle domain, struct vb_space_info *ret, struct vb_error *e);

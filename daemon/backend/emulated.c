@@ -108,7 +108,7 @@ static void em_close(struct vb_backend *b) {
 
 #define COMMON                                                                                                         \
     .name = "emulated", .close = em_close, .features = em_features, .memory_add = em_memory_add,                       \
-    .memory_remove = em_memory_remove, .domain_open = vb_emulated_domain_open,                                         \
+    .memory_remove = em_memory_remove, .domain_open = vb_emulated_domain_open, .domain_of = vb_emulated_domain_of,     \
     .domain_close = vb_emulated_domain_close, .domain_info = vb_emulated_domain_info,                                  \
     .domain_text = vb_emulated_domain_text, .map = vb_emulated_map, .unmap = vb_emulated_unmap,                        \
     .dirty_set = vb_emulated_dirty_set, .dirty_read = vb_emulated_dirty_read, .device_open = vb_emulated_device_open,  \

@@ -45,7 +45,7 @@ static int check_devices(const struct vb_iommufd *io, uint32_t ioas, struct vb_e
                              "%s is a software device, and what it writes is not tracked; detach it first", d->address);
         return vb_refuse(e, VB_UNSUPPORTED,
                          "the IOMMU of %s has no dirty tracking (or the kernel knows of none); detach it first, or "
-                         "take every page for dirty",
+                         "or treat every page as written",
                          d->address);
     }
     return 0;

@@ -64,10 +64,12 @@ int vb_type1_dirty_set(struct vb_backend *b, vb_handle domain, bool on, struct v
     return 0;
 }
 
-static int renew_bitmaps(struct vb_type1_container *c) {
+/* Not when what is read lies behind all that was read since: renewing costs all bitmaps, and one pass over many mappings reads
+ * upwards. */
+static int renew_bitmaps(struct vb_type1_container *c, uint64_t first) {
     int r;
 
-    if (!c->dirty_used)
+    if (!c->dirty_used || first > c->dirty_last)
         return 0;
     r = switch_to(c, VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP);
     if (r >= 0)
@@ -127,7 +129,7 @@ int vb_type1_dirty_read(struct vb_backend *b, vb_handle domain, struct vb_range 
     int r;
 
     if (!c->dirty)
-        return vb_fail(e, -EINVAL, "dirty tracking is not on");
+        return 0;
     if (keep && software) {
         set_bits(bitmap, 0, (range.last - range.first) / page);
         return 0;
@@ -147,9 +149,10 @@ int vb_type1_dirty_read(struct vb_backend *b, vb_handle domain, struct vb_range 
         .size = vb_range_size(whole),
         .bitmap = {.pgsize = c->dirty_page, .size = bytes, .data = (void *)found}};
     memcpy(request.bytes + sizeof(request.head), &get, sizeof(get));
-    r = software ? 0 : renew_bitmaps(c);
+    r = software ? 0 : renew_bitmaps(c, whole.first);
     if (r >= 0) {
         c->dirty_used = true;
+        c->dirty_last = whole.last;
         r = vb_type1_ioctl(c->fd, VFIO_IOMMU_DIRTY_PAGES, &request);
     }
     if (r >= 0)

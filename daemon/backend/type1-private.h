@@ -24,7 +24,8 @@ struct vb_type1_container {
     bool iommufd;    /* the compatibility container */
     bool full;       /* should be empty, and the kernel did not do it: a tombstone */
     bool dirty;      /* dirty tracking is on */
-    bool dirty_used; /* and its bitmaps were read once */
+    bool dirty_used; /* and its bitmaps were read, up to: */
+    uint64_t dirty_last;
     uint32_t groups; /* in it */
     /* Entries: the kernel's limit (dma_entry_limit; what was available at first), and a lower bound of those left. */
     uint32_t limit, avail;

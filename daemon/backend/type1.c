@@ -42,6 +42,10 @@ static int t1_domain_open(struct vb_backend *b, vb_handle device, vb_handle *ret
     return 0;
 }
 
+static vb_handle t1_domain_of(struct vb_backend *b, vb_handle device) {
+    return type1(b)->groups[type1(b)->devices[device].group].container;
+}
+
 static void t1_domain_close(struct vb_backend *b, vb_handle domain) {
     vb_type1_container_empty(&type1(b)->containers[domain]);
 }
@@ -122,6 +126,7 @@ static const struct vb_backend_ops ops = {
     .memory_add = vb_type1_memory_add,
     .memory_remove = vb_type1_memory_remove,
     .domain_open = t1_domain_open,
+    .domain_of = t1_domain_of,
     .domain_close = t1_domain_close,
     .domain_info = t1_domain_info,
     .domain_text = t1_domain_text,

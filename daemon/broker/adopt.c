@@ -259,6 +259,8 @@ void vb_call_adopt(struct vb_record *r, const VfioBrokerInternal__Call *call, st
         event_free(r->timer);
     r->timer = NULL;
     r->link.takes_fds = false;
+    if (r->state == VB_RECORD_SERVING)
+        vb_record_watch_client(r);
     /* From here on its uid is this record's to give back. */
     vb_strays_came(r->broker, r->pid);
     vb_uids_note(&r->broker->uids, r->uid);

@@ -27,6 +27,8 @@
 #endif
 /* One that ends without anything that makes it wait takes less. */
 #define LINGER_MS 500
+/* One whose client is dead has to say that it only holds by then: it may have a terabyte to unmap. */
+#define OVERDUE_MS 10000
 
 /* ---- records ---- */
 
@@ -61,7 +63,7 @@ static void drop_client_fd(struct vb_record *r) {
 
 /* Everything that belongs to the process, not to what it may leave. */
 void vb_record_forget_process(struct vb_record *r) {
-    struct event **events[] = {&r->died, &r->status, &r->timer};
+    struct event **events[] = {&r->died, &r->status, &r->timer, &r->bereaved, &r->overdue};
 
     vb_link_close(&r->link);
     vb_asks_drop(r);
@@ -329,4 +331,29 @@ int vb_record_watch(struct vb_record *r) {
 
 int vb_record_link(struct vb_record *r, int fd) {
     return vb_link_open(&r->link, r->broker->base, &r->broker->buffers, fd, vb_calls_message, on_link_lost, r);
+}
+
+static void on_overdue(evutil_socket_t fd, short what, void *arg) {
+    struct vb_record *r = arg;
+
+    (void)fd, (void)what;
+    if (r->state == VB_RECORD_SERVING || r->state == VB_RECORD_STARTING)
+        vb_record_kill(r, "its client is dead, and it does not come to an end");
+}
+
+static void on_bereaved(evutil_socket_t fd, short what, void *arg) {
+    static const struct timeval t = {OVERDUE_MS / 1000, OVERDUE_MS % 1000 * 1000};
+    struct vb_record *r = arg;
+
+    (void)fd, (void)what;
+    r->overdue = r->overdue ? r->overdue : evtimer_new(r->broker->base, on_overdue, r);
+    if (r->overdue)
+        evtimer_add(r->overdue, &t);
+}
+
+int vb_record_watch_client(struct vb_record *r) {
+    if (r->peer.pidfd < 0)
+        return 0;
+    r->bereaved = event_new(r->broker->base, r->peer.pidfd, EV_READ, on_bereaved, r);
+    return r->bereaved && event_add(r->bereaved, NULL) == 0 ? 0 : -ENOMEM;
 }

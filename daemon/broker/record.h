@@ -29,6 +29,7 @@ struct vb_record {
     bool ours;    /* our child: to be waited for */
     bool ends;    /* it has begun to, when last looked at */
     struct event *died;
+    struct event *bereaved, *overdue; /* its client has died; and it should have ended since */
     struct vb_cgroup *cgroup; /* NULL: none of its own */
     struct vb_link link;
     int status_fd; /* of the spawn; -1 when it has come to exec */
@@ -70,6 +71,9 @@ struct vb_record *vb_record_free(struct vb_record *r);
 void vb_record_number(struct vb_record *r, uint32_t wanted);
 /* Watches r->pidfd. 0 or -ENOMEM. */
 int vb_record_watch(struct vb_record *r);
+/* Watches r->peer.pidfd: a session whose client is dead and that does not come to its end (a call of the kernel's that the client
+ * made wait) is killed, so that a fresh process takes the memory away. 0 or -ENOMEM. */
+int vb_record_watch_client(struct vb_record *r);
 /* Watches `fd` as the control socket. 0 or -ENOMEM. */
 int vb_record_link(struct vb_record *r, int fd /* consumed */);
 /* Everything that belongs to the process, not to what it may leave. */

@@ -15,21 +15,21 @@
 #define HOLDERS_SHOWN    4
 
 /* " (open in pid 812, 815)", without ourselves; or "". */
-static void say_holders(const pid_t *pids, size_t n, char *ret, size_t size) {
+static void say_holders(const pid_t *pids, size_t n, const char *what, char *ret, size_t size) {
     size_t used = 0, shown = 0;
 
     ret[0] = 0;
     for (size_t i = 0; i < n; i++)
         if (pids[i] != getpid())
-            used += (size_t)snprintf(ret + used, size - used, "%s%d", shown++ ? ", " : " (open in pid ", (int)pids[i]);
+            used += (size_t)snprintf(ret + used, size - used, "%s%s%d", shown ? ", " : " (", shown ? "" : what, (int)pids[i]), shown++;
     if (shown)
         snprintf(ret + used, size - used, ")");
 }
 
-/* Who has the device open? By its node; or, opened through its group, by what the kernel tells of the fd (fdinfo, Linux 6.17). */
+/* Who has the device open? By its node; opened through its group it has no name: then whoever has any VFIO device open so. */
 void vb_register_holders(struct vb_register *r, struct vb_claim *c) {
     pid_t pids[HOLDERS_SHOWN];
-    char path[PATH_MAX], line[VB_ADDRESS_MAX + 2];
+    char path[PATH_MAX];
     uint64_t now = vb_now_ms();
     size_t n;
 
@@ -38,12 +38,8 @@ void vb_register_holders(struct vb_register *r, struct vb_claim *c) {
         !vb_path(path, sizeof path, "%s/vfio/devices/%s", r->dev, c->vfio))
         return;
     c->looked = r->looked = now;
-    snprintf(line, sizeof line, "/%s", c->address);
-    if (r->type1)
-        n = vb_proc_holders_info(r->proc, "anon_inode:[vfio-device]", line, HOLDERS_FDS, pids, HOLDERS_SHOWN);
-    else
-        n = vb_proc_holders(r->proc, path, HOLDERS_FDS, pids, HOLDERS_SHOWN);
-    say_holders(pids, n, c->holders, sizeof c->holders);
+    n = vb_proc_holders(r->proc, r->type1 ? "anon_inode:[vfio-device]" : path, HOLDERS_FDS, pids, HOLDERS_SHOWN);
+    say_holders(pids, n, r->type1 ? "VFIO devices are open in pid " : "open in pid ", c->holders, sizeof c->holders);
 }
 
 int vb_register_refuse_open(struct vb_register *r, const struct vb_host_device *p, struct vb_error *e) {
@@ -55,7 +51,7 @@ int vb_register_refuse_open(struct vb_register *r, const struct vb_host_device *
         vb_path(path, sizeof path, "%s/vfio/%d", r->dev, p->group)) {
         r->looked = now;
         size_t n = vb_proc_holders(r->proc, path, HOLDERS_FDS, pids, HOLDERS_SHOWN);
-        say_holders(pids, n, holders, sizeof holders);
+        say_holders(pids, n, "open in pid ", holders, sizeof holders);
     }
     return vb_refuse(
         e, VB_BUSY,

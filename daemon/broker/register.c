@@ -85,8 +85,11 @@ int vb_register_claim(struct vb_register *r, const struct vb_grant *grant, uid_t
 
     /* Before anything else, so that nobody learns of devices that are not his. */
     if (!vb_grant_device(grant, address))
-        return vb_refuse(e, VB_DENIED, "policy does not grant device %s to uid %u: ask the administrator",
-                         vb_log_clean(address, clean, sizeof clean), uid);
+        return vb_refuse(
+            e, VB_DENIED,
+            "policy does not grant device %s to uid %u: ask the administrator; what was granted since holds for new "
+            "connections",
+            vb_log_clean(address, clean, sizeof clean), uid);
     if ((n = vb_register_read(r, address, &p, e)) != 0 || (n = check_free(r, &p, session, e)) != 0 ||
         (n = vb_register_usable(r, &p, e)) != 0)
         return n;

@@ -143,6 +143,8 @@ int vb_record_spawn(struct vb_record *r, int client_fd, const struct vb_limits *
         r->started = vb_proc_started(started);
     r->status = event_new(b->base, r->status_fd, EV_READ | EV_PERSIST, on_status, r);
     n = r->status && event_add(r->status, NULL) == 0 ? vb_record_watch(r) : -ENOMEM;
+    if (n == 0 && client_fd >= 0)
+        n = vb_record_watch_client(r);
     if (n == 0)
         n = send_start(r, limits, client_fd < 0);
     if (n == 0)

@@ -78,6 +78,8 @@ struct vb_backend_ops {
     /* ---- domains ---- */
     /* device: that it is for, which attaches next; VB_NO_HANDLE (eager only): a space's first. */
     int (*domain_open)(struct vb_backend *b, vb_handle device, vb_handle *ret, struct vb_error *e);
+    /* Not eager only: what domain_open() would give, without opening it. */
+    vb_handle (*domain_of)(struct vb_backend *b, vb_handle device);
     /* No device of the model is attached. Unmaps what is left. */
     void (*domain_close)(struct vb_backend *b, vb_handle domain);
     int (*domain_info)(struct vb_backend *b, vb_handle domain, struct vb_space_info *ret, struct vb_error *e);
@@ -102,7 +104,8 @@ struct vb_backend_ops {
     int (*dirty_set)(struct vb_backend *b, vb_handle domain, bool on, struct vb_dirty_info *ret, struct vb_error *e);
     /* ORs into bitmap a bit for each `page` bytes of `range` that were written since they were cleared last; bit 0 is
      * range.first, in the CPU's order of uint64_t words, bit n of word n/64 being n%64. Clears them in the domain unless `keep`.
-     * range is a multiple of page and cuts no mapping. */
+     * range is a multiple of page, cuts no mapping and has no gaps. A domain that is not
+     * tracked has no bits: 0. */
     int (*dirty_read)(struct vb_backend *b, vb_handle domain, struct vb_range range, uint64_t page, bool keep,
                       uint64_t *bitmap, struct vb_error *e);
 

@@ -223,6 +223,21 @@ int vb_domain_open(struct vb_model *m, vb_handle device, struct vb_domain **ret,
     return 0;
 }
 
+struct vb_domain *vb_domain_find(struct vb_model *m, vb_handle handle, struct vb_space **ret_space) {
+    struct vb_domain *dom;
+
+    for (uint32_t i = 0; i < m->spaces.n; i++) {
+        struct vb_space *s = m->spaces.items[i];
+
+        TAILQ_FOREACH (dom, &s->domains, entry)
+            if (dom->handle == handle) {
+                *ret_space = s;
+                return dom;
+            }
+    }
+    return NULL;
+}
+
 void vb_domain_close(struct vb_model *m, struct vb_domain *dom) {
     if (!dom)
         return;

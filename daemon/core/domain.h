@@ -53,6 +53,8 @@ int vb_domain_replay(struct vb_model *m, struct vb_space *s, struct vb_domain *d
                      uint64_t *ret_mappings, uint64_t *ret_bytes, struct vb_error *e);
 /* Opens one for the device, or (VB_NO_HANDLE) a space's first. Not in the space's list yet. */
 int vb_domain_open(struct vb_model *m, vb_handle device, struct vb_domain **ret, struct vb_error *e);
+/* The open domain with this handle of the backend, and whose it is; or NULL. */
+struct vb_domain *vb_domain_find(struct vb_model *m, vb_handle handle, struct vb_space **ret_space);
 /* In no list any more. NULL is fine. */
 void vb_domain_close(struct vb_model *m, struct vb_domain *dom);
 

@@ -20,6 +20,7 @@ struct vb_mapping {
     bool pending;   /* or taken out by a discard for now */
     bool leaving;   /* found by an entry of the unmap that runs now */
     uint8_t slot;   /* of core/mapping-pool.c; nobody else's */
+    bool written;   /* its dirty bits were lost: all of it counts as written until it is read (model-dirty.c) */
     uint8_t copies; /* how often it is paid where pins are not shared: core/domain.h. 0 is 1 */
 };
 

@@ -10,7 +10,9 @@
  *                                      would with one: then it takes the place of the first one. */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/attach.h"
 #include "core/conflict.h"
@@ -61,26 +63,40 @@ static int check_conflicts(struct vb_space *s, const struct vb_device *d, const 
 
 /* ---- payment where pins are not shared ---- */
 
+/* Fewer are unpay_copies()'s to see to. */
+static uint32_t more_copies(const struct vb_model *m, const struct vb_space *s, const struct vb_mapping *p) {
+    const uint32_t copies = vb_domains_copies(m, s, p->iova, p->offset), had = p->copies ? p->copies : 1;
+
+    return copies > had ? copies - had : 0;
+}
+
 /* More domains than before have mappings. */
 static int pay_copies(struct vb_model *m, struct vb_space *s, struct vb_error *e) {
     struct vb_cost sum = {0};
     struct vb_mapping *p;
+    size_t length;
     int r;
 
     if (m->shared)
         return 0;
     for (p = vb_mapping_first(&s->tree, everything); p; p = vb_mapping_next(p))
         if (!p->memory->charge.free)
-            sum.paid +=
-                (vb_domains_copies(m, s, p->iova, p->offset) - (p->copies ? p->copies : 1)) * vb_range_size(p->iova);
+            sum.paid += more_copies(m, s, p) * vb_range_size(p->iova);
     r = vb_ledger_reserve(&m->ledger, sum, e);
+    if (r == VB_LIMIT && e) {
+        length = strlen(e->text);
+        snprintf(e->text + length, sizeof(e->text) - length,
+                 "; a further container pins all of space %" PRIu32
+                 " anew: release the device and claim it for the space (vfb_device_claim_for) to share one",
+                 s->id);
+    }
     if (r != 0)
         return r;
     for (p = vb_mapping_first(&s->tree, everything); p; p = vb_mapping_next(p)) {
-        const uint32_t copies = vb_domains_copies(m, s, p->iova, p->offset);
+        const uint32_t more = more_copies(m, s, p);
 
-        vb_charge_copy(&p->memory->charge, (copies - (p->copies ? p->copies : 1)) * vb_range_size(p->iova));
-        p->copies = (uint8_t)copies;
+        vb_charge_copy(&p->memory->charge, more * vb_range_size(p->iova));
+        p->copies = (uint8_t)((p->copies ? p->copies : 1) + more);
     }
     return 0;
 }
@@ -95,29 +111,15 @@ static void unpay_copies(struct vb_model *m, struct vb_space *s) {
     for (p = vb_mapping_first(&s->tree, everything); p; p = vb_mapping_next(p)) {
         const uint32_t copies = vb_domains_copies(m, s, p->iova, p->offset);
 
-        if (p->copies > copies)
-            vb_cost_add(&sum, vb_charge_uncopy(&p->memory->charge, (p->copies - copies) * vb_range_size(p->iova)));
+        if (p->copies <= copies)
+            continue;
+        vb_cost_add(&sum, vb_charge_uncopy(&p->memory->charge, (p->copies - copies) * vb_range_size(p->iova)));
         p->copies = (uint8_t)copies;
     }
     vb_ledger_release(&m->ledger, sum);
 }
 
 /* ---- where it goes ---- */
-
-static struct vb_domain *find_domain(struct vb_model *m, vb_handle handle, struct vb_space **ret_space) {
-    struct vb_domain *dom;
-
-    for (uint32_t i = 0; i < m->spaces.n; i++) {
-        struct vb_space *s = m->spaces.items[i];
-
-        TAILQ_FOREACH (dom, &s->domains, entry)
-            if (dom->handle == handle) {
-                *ret_space = s;
-                return dom;
-            }
-    }
-    return NULL;
-}
 
 static void attached(struct vb_space *s, struct vb_domain *dom, struct vb_device *d) {
     d->state = VB_DEVICE_ATTACHED;
@@ -257,7 +259,7 @@ static int attach_container(struct vb_model *m, struct vb_space *s, struct vb_de
     r = vb_domain_open(m, d->handle, &fresh, e);
     if (r != 0)
         return r;
-    there = find_domain(m, fresh->handle, &owner);
+    there = vb_domain_find(m, fresh->handle, &owner);
     if (!there) {
         fresh->leaves_out = leave_out;
         return attach_alone(m, s, fresh, NULL, d, ret, e);

@@ -17,18 +17,24 @@ struct vb_device *vb_model_device(struct vb_model *m, uint32_t id, struct vb_err
     return d;
 }
 
-const struct vb_device *vb_model_shares(struct vb_model *m, uint32_t space) {
-    const struct vb_device *found = NULL;
+/* The domain that the device's container is, if it is one now, and whose; else NULL. */
+static struct vb_domain *domain_of(struct vb_model *m, const struct vb_device *d, struct vb_space **ret_space) {
+    return vb_domain_find(m, m->backend->ops->domain_of(m->backend, d->handle), ret_space);
+}
 
+const struct vb_device *vb_model_shares(struct vb_model *m, uint32_t space) {
     for (uint32_t i = 0; !m->backend->ops->eager && i < m->devices.n; i++) {
         const struct vb_device *d = m->devices.items[i];
+        struct vb_domain *dom;
+        struct vb_space *owner;
 
-        if (d->space && d->domain->leaves_out && d->meant == space)
-            return NULL; /* who was claimed with it is in that container too, and would leave out */
-        if (d->space ? d->space->id == space && !d->domain->leaves_out : d->meant == space)
-            found = d;
+        if (d->space ? d->space->id != space : d->meant != space)
+            continue;
+        dom = domain_of(m, d, &owner);
+        if (!dom || (owner->id == space && !dom->leaves_out)) /* nobody's yet, or this space's, with all that it has */
+            return d;
     }
-    return found;
+    return NULL;
 }
 
 static int check_claim(struct vb_model *m, const struct vb_claim_desc *c, struct vb_error *e) {
@@ -56,23 +62,21 @@ static int check_claim(struct vb_model *m, const struct vb_claim_desc *c, struct
 }
 
 /* A container that it joins has mappings already; the kernel would only say EINVAL. */
-static int check_shared(struct vb_model *m, const struct vb_device *d, const struct vb_device *with,
-                        struct vb_error *e) {
+static int check_shared(struct vb_space *s, const struct vb_device *d, struct vb_error *e) {
     struct vb_range first;
     uint64_t n;
 
-    if (!with || !with->space)
+    if (!s)
         return 0;
-    n = vb_conflict_mappings(e, with->space, d, NULL, &first);
+    n = vb_conflict_mappings(e, s, d, NULL, &first);
     if (n)
         return vb_refuse(
             e, VB_RESERVED,
             "%" PRIu64 " mappings of space %" PRIu32 ", the first 0x%" PRIx64 "-0x%" PRIx64
             ", lie where device %s cannot go; unmap them, or claim it without a space and attach it leaving "
             "them out",
-            n, with->space->id, first.first, first.last, d->address);
-    (void)m;
-    return vb_conflict_needs(e, with->space, d, NULL);
+            n, s->id, first.first, first.last, d->address);
+    return vb_conflict_needs(e, s, d, NULL);
 }
 
 int vb_model_claim(struct vb_model *m, const struct vb_claim_desc *c, struct vb_device **ret_device, int *ret_client_fd,
@@ -82,6 +86,8 @@ int vb_model_claim(struct vb_model *m, const struct vb_claim_desc *c, struct vb_
     const struct vb_device *with = c->space ? vb_model_shares(m, c->space) : NULL;
     const bool seen = c->software && m->backend->ops->software_sees_all;
     VB_FREE struct vb_device *d = NULL;
+    struct vb_domain *joined = NULL;
+    struct vb_space *s = NULL;
     int r;
 
     r = check_claim(m, c, e);
@@ -98,7 +104,9 @@ int vb_model_claim(struct vb_model *m, const struct vb_claim_desc *c, struct vb_
     d->n_reserved = (uint32_t)c->n_reserved;
     if (c->n_reserved)
         memcpy(d->reserved, c->reserved, c->n_reserved * sizeof(*c->reserved));
-    r = check_shared(m, d, with, e);
+    if (with)
+        joined = domain_of(m, with, &s);
+    r = check_shared(joined ? s : NULL, d, e);
     if (r == 0 && seen)
         r = vb_model_software_come(m, e);
     if (r != 0)
@@ -114,8 +122,8 @@ int vb_model_claim(struct vb_model *m, const struct vb_claim_desc *c, struct vb_
             vb_model_software_gone(m);
         return r;
     }
-    if (with && with->space) /* it narrows what the others can use */
-        vb_domain_changed(with->space, with->domain);
+    if (joined) /* it narrows what the others can use */
+        vb_domain_changed(s, joined);
     vb_table_add(&m->devices, d);
     *ret_device = vb_steal_ptr(&d);
     return 0;

@@ -53,11 +53,19 @@ int vb_model_dirty_set(struct vb_model *m, uint32_t space, bool on, struct vb_di
             sum.page_size = info.page_size;
         sum.coarse |= info.coarse;
     }
+    for (struct vb_mapping *p = vb_mapping_first(&s->tree, (struct vb_range){0, UINT64_MAX}); p; p = vb_mapping_next(p))
+        p->written = false;
     s->dirty = true;
     s->dirty_info = sum;
     if (ret_info)
         *ret_info = sum;
     return 0;
+}
+
+/* Everything from `at` on. */
+static void set_bits(uint64_t *to, uint64_t at, uint64_t n) {
+    for (uint64_t i = at; i < at + n; i++)
+        to[i / 64] |= (uint64_t)1 << (i % 64);
 }
 
 static void or_bits(uint64_t *to, uint64_t at, const uint64_t *from, uint64_t n) {
@@ -118,7 +126,7 @@ static int check(struct vb_space *s, struct vb_range range, uint64_t page, struc
             vb_error_conflict(e, range.first, range.last, p->iova.first, p->iova.last, "mapping", NULL);
             return vb_refuse(e, VB_INVALID,
                              "0x%" PRIx64 "-0x%" PRIx64 " in pages of %s cuts the mapping 0x%" PRIx64 "-0x%" PRIx64
-                             "; read whole mappings",
+                             "; name whole mappings",
                              range.first, range.last, VB_SIZE(page), p->iova.first, p->iova.last);
         }
     }
@@ -149,6 +157,12 @@ int vb_model_dirty_read(struct vb_model *m, uint32_t space, struct vb_range rang
              p = vb_mapping_next(p))
             run.last = p->iova.last;
         r = read_run(m, s, run, like, range.first, page, keep, bits, bitmap, e);
+    }
+    for (p = vb_mapping_first(&s->tree, range); p && p->iova.first <= range.last && r == 0; p = vb_mapping_next(p)) {
+        if (!p->written)
+            continue;
+        set_bits(bitmap, (p->iova.first - range.first) / page, vb_range_size(p->iova) / page);
+        p->written = keep;
     }
     return r;
 }

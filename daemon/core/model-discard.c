@@ -23,6 +23,7 @@ static void take_out(struct vb_space *s, struct vb_mapping *mapping) {
 
 static void put_back(struct vb_space *s, struct vb_mapping *mapping) {
     mapping->pending = false;
+    mapping->written |= s->dirty;
     s->mappings++;
     s->mapped_bytes += vb_range_size(mapping->iova);
     s->discarded--;

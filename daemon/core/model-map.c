@@ -44,7 +44,8 @@ static int not_usable(struct vb_model *m, struct vb_space *s, struct vb_range r,
     if (e && e->n_conflicts)
         return vb_refuse(e, VB_RESERVED,
                          "IOVAs 0x%" PRIx64 "-0x%" PRIx64 " run into 0x%" PRIx64 "-0x%" PRIx64
-                         " (%s), which %s%s of space %" PRIu32 " cannot use",
+                         " (%s), which %s%s of space %" PRIu32
+                         " cannot use; keep them free, or attach it leaving them out",
                          r.first, r.last, e->conflicts[0].with_first, e->conflicts[0].with_last, e->conflicts[0].kind,
                          e->conflicts[0].device[0] ? "device " : "the devices", e->conflicts[0].device, s->id);
     return vb_refuse(e, VB_RESERVED, "the devices of space %" PRIu32 " cannot use IOVAs 0x%" PRIx64 "-0x%" PRIx64,
@@ -183,11 +184,24 @@ static int recheck(struct batch *b, size_t *ret_entry, struct vb_error *e) {
 static bool undo_mapped(struct batch *b, const struct vb_backend_map *maps, size_t done, struct vb_error *e) {
     const struct vb_domain *first = TAILQ_FIRST(&b->s->domains);
     const bool one = first && !TAILQ_NEXT(first, entry); /* what that refused is not there */
-    size_t i, ignored, kept = 0;
+    size_t i, n, ignored, kept = 0;
     int r;
 
-    for (i = 0; i < b->n; i++) {
-        r = one && i >= done ? -ENOENT : vb_domains_unmap(b->m, b->s, &b->taken[i]->iova, 1, &ignored, NULL);
+    for (i = 0; i < b->n; i += n) {
+        /* Neighbours at once: a backend may have joined them, and cutting them off one by one would pin the rest each time. */
+        struct vb_range range = b->taken[i]->iova;
+
+        for (n = 1; i + n < (one ? done : b->n) && i + n < b->n && b->taken[i + n]->iova.first == range.last + 1; n++)
+            range.last = b->taken[i + n]->iova.last;
+        r = one && i >= done ? -ENOENT : vb_domains_unmap(b->m, b->s, &range, 1, &ignored, NULL);
+        if (n > 1 && (r == 0 || r == -ENOENT)) {
+            for (size_t k = 0; k < n; k++)
+                give_back(b->m, b->s, b->taken[i + k], true);
+            continue;
+        }
+        n = 1;
+        if (range.last != b->taken[i]->iova.last)
+            r = vb_domains_unmap(b->m, b->s, &b->taken[i]->iova, 1, &ignored, NULL);
         if (r == 0 || r == -ENOENT) {
             give_back(b->m, b->s, b->taken[i], true);
         } else {

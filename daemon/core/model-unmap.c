@@ -47,6 +47,7 @@ static uint64_t restore(struct vb_model *m, struct vb_space *s, struct vb_range 
             }
         }
         k = vb_domains_map(m, s, &again, 1, true, &ignored, NULL);
+        mapping->written |= s->dirty;
         if (k == 0)
             continue;
         vb_domains_unmap(m, s, &mapping->iova, 1, &ignored, NULL);

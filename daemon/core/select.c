@@ -31,7 +31,7 @@ static int find(struct vb_space *s, struct vb_range r, struct vb_range *ret_narr
             vb_error_conflict(e, r.first, r.last, mapping->iova.first, mapping->iova.last, "mapping", NULL);
             return vb_refuse(e, VB_INVALID,
                              "0x%" PRIx64 "-0x%" PRIx64 " cuts the mapping 0x%" PRIx64 "-0x%" PRIx64
-                             " of space %" PRIu32 "; unmap whole mappings",
+                             " of space %" PRIu32 "; name whole mappings",
                              r.first, r.last, mapping->iova.first, mapping->iova.last, s->id);
         }
         last = mapping;

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,9 +80,11 @@ int vb_proc_start_time(const char *proc, pid_t pid, uint64_t *ret) {
 }
 
 bool vb_proc_exiting(const char *proc, pid_t pid) {
-    uint64_t flags;
+    uint64_t flags, pending;
 
-    return stat_field(proc, pid, 9, &flags) == 0 && (flags & 0x4); /* PF_EXITING, include/linux/sched.h */
+    if (stat_field(proc, pid, 9, &flags) == 0 && (flags & 0x4)) /* PF_EXITING, include/linux/sched.h */
+        return true;
+    return stat_field(proc, pid, 31, &pending) == 0 && (pending & 1u << (SIGKILL - 1));
 }
 
 time_t vb_proc_started(uint64_t start) {
@@ -154,24 +157,10 @@ int vb_proc_each(const char *proc, int (*fn)(pid_t pid, void *data), void *data)
 
 struct holders {
     const char *proc, *path;
-    const char *line; /* NULL: the path says enough */
     unsigned budget;
     pid_t *pids;
     size_t n, max;
 };
-
-static bool info_says(const struct holders *h, pid_t pid, const char *fd) {
-    char path[PATH_MAX], text[4096];
-    size_t length = strlen(h->line);
-
-    if (!vb_path(path, sizeof path, "%s/%d/fdinfo/%s", h->proc, (int)pid, fd) ||
-        vb_file_read(path, text, sizeof text) < 0)
-        return false;
-    for (const char *p = text; (p = strstr(p, h->line)); p++)
-        if (p[length] == '\n' || !p[length])
-            return true;
-    return false;
-}
 
 static int look_for_holder(pid_t pid, void *data) {
     struct holders *h = data;
@@ -190,7 +179,7 @@ static int look_for_holder(pid_t pid, void *data) {
         if (n < 0)
             continue;
         target[n] = 0;
-        if (strcmp(target, h->path) == 0 && (!h->line || info_says(h, pid, e->d_name))) {
+        if (strcmp(target, h->path) == 0) {
             h->pids[h->n++] = pid;
             break;
         }
@@ -200,12 +189,7 @@ static int look_for_holder(pid_t pid, void *data) {
 }
 
 size_t vb_proc_holders(const char *proc, const char *path, unsigned budget, pid_t *ret, size_t max) {
-    return vb_proc_holders_info(proc, path, NULL, budget, ret, max);
-}
-
-size_t vb_proc_holders_info(const char *proc, const char *path, const char *line, unsigned budget, pid_t *ret,
-                            size_t max) {
-    struct holders h = {.proc = proc, .path = path, .line = line, .budget = budget, .pids = ret, .max = max};
+    struct holders h = {.proc = proc, .path = path, .budget = budget, .pids = ret, .max = max};
 
     if (max == 0)
         return 0;

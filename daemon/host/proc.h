@@ -34,11 +34,9 @@ time_t vb_proc_started(uint64_t start);
 /* Calls fn for each process until it returns nonzero; returns that, 0, or a negative errno. */
 int vb_proc_each(const char *proc, int (*fn)(pid_t pid, void *data), void *data);
 /* Processes that have `path` open. Looks at no more than `budget` fds and `max` processes; the count found. What may
- * not be read is left out. */
+ * not be read is left out. Links only: fdinfo of a hostile process can wait for ever (fs/eventpoll.c, ep_show_fdinfo, takes a lock
+ * that the process may hold while it faults). */
 size_t vb_proc_holders(const char *proc, const char *path, unsigned budget, pid_t *ret, size_t max);
-/* The same for files without a path of their own: those whose link is `path` and whose fdinfo has a line that ends with `line`. */
-size_t vb_proc_holders_info(const char *proc, const char *path, const char *line, unsigned budget, pid_t *ret,
-                            size_t max);
 bool vb_pidfd_alive(int pidfd);
 /* pidfd_open(2). Fd or negative errno. */
 int vb_pidfd_open(pid_t pid);

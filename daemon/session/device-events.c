@@ -74,6 +74,7 @@ void vb_device_vanished(struct vb_session *s, vb_handle handle) {
         return;
     gone.device = d->id;
     memcpy(address, d->address, sizeof address);
+    vb_unwatch_device(s, handle); /* before its fd is closed, whose number the next one gets */
     int r = vb_model_release(s->model, d->id, &handle, &software, &e);
     if (r != 0) {
         vb_session_log(s, "device %s has left the host and cannot be released: %s", address, e.text);

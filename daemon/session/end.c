@@ -21,11 +21,14 @@ void vb_session_end(struct vb_session *s) {
 
         snprintf(devices[i].address, sizeof devices[i].address, "%s", d->address);
         devices[i].handle = d->handle;
+        vb_unwatch_device(s, d->handle); /* as in op-device.c */
     }
     vb_model_unmap_kernel(s->model);
     vb_pins_stop(s);
     vb_model_empty(s->model);
     vb_client_stop(s);
+    for (uint32_t i = 0; i < n; i++)
+        vb_watch_device(s, devices[i].handle);
     for (uint32_t i = 0; i < n; i++)
         vb_held_add(s, devices[i].address, devices[i].handle, false);
     if (s->n_held)

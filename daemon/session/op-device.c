@@ -83,7 +83,10 @@ static int release(struct vb_session *s, const struct vb_device *d, struct vb_er
     bool software;
 
     memcpy(address, d->address, sizeof address);
+    handle = d->handle;
+    vb_unwatch_device(s, handle); /* before its fd is closed: another fd may get the number */
     int r = vb_model_release(s->model, d->id, &handle, &software, e);
+    vb_watch_device(s, handle); /* if there is a fd still (emulated) */
     if (r == 0)
         vb_held_add(s, address, handle, software);
     return r;

@@ -99,7 +99,8 @@ int vb_op_dirty_read(struct vb_session *s, struct vb_request *rq, struct vb_erro
     if (!m || !space)
         return e->code;
     if (!space->dirty)
-        return vb_refuse(e, VB_STATE, "dirty tracking of space %" PRIu32 " is off; begin it by DirtySet", space->id);
+        return vb_refuse(e, VB_STATE, "dirty tracking of space %" PRIu32 " is off; begin it by vfb_dirty_start()",
+                         space->id);
     int r = check(q, &range, e);
     if (r == 0 && q->unmap)
         r = check_unmap(s, space, range, e);

@@ -111,6 +111,32 @@ static void case_two_devices(void) {
     rig_end(&t.r);
 }
 
+static int nothing(void *arg) {
+    (void)arg;
+    return 0;
+}
+
+/* The only device has a domain of its own: the space's first has none. And what a discard makes of bits. */
+static void case_alone(void) {
+    struct tracked t = tracked_new();
+    const struct vfb_unmap whole = {BASE, PAGES * PAGE};
+    uint64_t left;
+
+    OK(t.r.c, vfb_device_detach(t.r.c, t.r.d.id));
+    OK(t.r.c, vfb_device_attach_leaving_out(t.r.c, t.r.d.id, t.r.space, &left, NULL, 0, NULL));
+    if (t.on) {
+        read_bits(&t, 0);
+        device_writes(&t, BASE + 4 * PAGE, 4 * PAGE, 64);
+        bits_are(&t, read_bits(&t, 0), 0x10);
+        device_writes(&t, BASE + 6 * PAGE, 6 * PAGE, 64);
+        OK(t.r.c, vfb_discard(t.r.c, t.r.space, &whole, 1, nothing, NULL)); /* its bits are gone: all may be written */
+        bits_are(&t, read_bits(&t, VFB_DIRTY_KEEP), (1ull << PAGES) - 1);
+        bits_are(&t, read_bits(&t, 0), (1ull << PAGES) - 1);
+        bits_are(&t, read_bits(&t, 0), 0);
+    }
+    rig_end(&t.r);
+}
+
 static void case_unmap(void) {
     struct tracked t = tracked_new();
     uint64_t bits = 0, pages;
@@ -188,6 +214,7 @@ static void case_large(void) {
 
 DEFINE_CASES(dirty, {"dirty tracking: bits are what the device wrote, or it is refused", case_bits, 0},
              {"dirty tracking of two devices", case_two_devices, 0},
+             {"dirty tracking of a device that leaves out, and over a discard", case_alone, 0},
              {"dirty tracking: read, then unmap", case_unmap, 0},
              {"dirty tracking: what is impossible", case_impossible, 0},
              {"dirty tracking of 64 GiB of IOVAs", case_large, 0});

@@ -385,7 +385,7 @@ static void test_a_failed_map_that_cannot_be_undone_stays(void **state) {
     add_space(m);
     for (i = 0; i < 3; i++)
         batch[i] =
-            (struct vb_map_entry){.iova = i * 4096ull, .size = 4096, .offset = i * 4096ull, .memory = 1, .prot = 3};
+            (struct vb_map_entry){.iova = i * 8192ull, .size = 4096, .offset = i * 4096ull, .memory = 1, .prot = 3};
     arm(VB_EMULATED_MAP, 3, -EIO, false);
     arm(VB_EMULATED_UNMAP, 1, -EBUSY, false);
     REFUSED(vb_model_map(m, 1, batch, 3, fresh()), VB_BUSY, "could not be undone");
