@@ -80,6 +80,7 @@ static void fuse_serve(void *arg) {
         }
         case FUSE_FORGET:
         case FUSE_BATCH_FORGET:
+        case FUSE_READ: /* never comes */
             break;
         default:
             fuse_answer(fuse, in.h.unique, -ENOSYS, NULL, 0);
@@ -196,8 +197,67 @@ static void test_fuse(void) {
         fuse_round(i & 1, i & 2 ? 2 : 1);
 }
 
+/* Reads a file into memory that never comes: whoever uses the same open file waits for its position, dead or killed. */
+static void hold_position(int file) {
+    char path[256];
+
+    snprintf(path, sizeof path, "%s/file", world.fuse_dir);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    void *p = fd < 0 ? MAP_FAILED : mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+    if (p == MAP_FAILED || read(file, p, 4096) < 0)
+        _exit(1);
+    _exit(0);
+}
+
+static void fuse_position_client(void *arg) {
+    struct wire w;
+    static char page[4096] = "a page";
+    int held = open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600); /* a memfd has no lock on its position */
+
+    (void)arg;
+    for (unsigned i = 0; i < SIZE / sizeof page; i++)
+        CHECK(held >= 0 && pwrite(held, page, sizeof page, (off_t)(i * sizeof page)) == sizeof page, "/dev/shm: %m");
+    wire_open(&w);
+    struct ready r = w_ready(&w, SIZE);
+    expect(w_map1(&w, r.space, r.memory, 0x100000, SIZE, 0), 0, "map");
+    pid_t holder = fork(); /* before there is a device, of which it has no copy */
+    if (holder == 0)
+        hold_position(held);
+    w_device(&w, world.device[0], r.space, NULL);
+    sleep_ms(500);
+    fuse_state->session = w_session_pid(&w);
+    fuse_state->done = 1;
+    w.timeout_ms = 1000;
+    int k = w_register(&w, held, true, NULL);
+    CHECK(k == -ETIMEDOUT, "the session does not wait: %s", code_name(k));
+    _exit(0); /* its session cannot come to its end by itself */
+}
+
+static void test_fuse_position(void) {
+    const long pins = system_pins();
+    uint64_t t;
+    long now = 0;
+
+    map_state();
+    pid_t server = fuse_start(true);
+    fuse_state->silent = 0;
+    pid_t client = spawn(A, fuse_position_client, NULL);
+    bool done = fuse_wait_done(client);
+    reap(client);
+    t = now_ms();
+    while (done && (now = system_pins()) > pins + 64 && now_ms() - t < 20000)
+        sleep_ms(20);
+    note("%ju ms after the client's death nothing of it is pinned; its session %s\n", (uintmax_t)(now_ms() - t),
+         kill(fuse_state->session, 0) == 0 ? "is still there" : "has ended");
+    fuse_stop(server);
+    CHECK(done, "the client did not come to its device");
+    CHECK(now <= pins + 64, "%ld pages are pinned, %ld before", now, pins);
+}
+
 const struct hostile_test fuse_tests[] = {
     {"fuse: files whose server never answers", test_fuse, AS_ROOT | ON_KERNEL, 0},
     {"fuse: such a file in a session that root kills", test_fuse_killed, AS_ROOT | ON_KERNEL, 0},
+    {"fuse: a session that waits for an open file, and whose client is dead", test_fuse_position, AS_ROOT | ON_KERNEL,
+     0},
     {NULL, NULL, 0, 0},
 };
