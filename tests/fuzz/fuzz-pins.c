@@ -93,16 +93,17 @@ static int *free_end(int *ends) {
 
 /* The daemon: an access that is opened is an end of ours. */
 int __wrap_vb_control_call(struct vb_session *unused, VfioBrokerInternal__Call *call,
-                           VfioBrokerInternal__Answer **ret_answer, int *ret_fd, struct vb_error *e);
+                           VfioBrokerInternal__Answer **ret_answer, int ret_fds[2], struct vb_error *e);
 int __wrap_vb_control_call(struct vb_session *unused, VfioBrokerInternal__Call *call,
-                           VfioBrokerInternal__Answer **ret_answer, int *ret_fd, struct vb_error *e) {
+                           VfioBrokerInternal__Answer **ret_answer, int ret_fds[2], struct vb_error *e) {
     static VfioBrokerInternal__Answer ok = VFIO_BROKER_INTERNAL__ANSWER__INIT;
     int *end = free_end(owners);
 
     (void)unused;
     if (call->body_case != VFIO_BROKER_INTERNAL__CALL__BODY_TOKEN_REDEEM || !end)
         return vb_refuse(e, VB_UNAVAILABLE, "vfio-brokerd is away");
-    *ret_fd = pair(end);
+    ret_fds[0] = pair(end);
+    ret_fds[1] = -1;
     *ret_answer = &ok;
     serials[end - owners] = n_wanted[end - owners] = 0;
     return 0;
