@@ -400,6 +400,29 @@ static void test_dirty(void **state) {
     close(fd[1]);
 }
 
+/* What an unmap that failed has mapped again, has lost its bits: all of it counts as written, once. */
+static void test_dirty_and_failed_unmaps(void **state) {
+    const struct vb_unmap_entry both[] = {{0x100000, 0x8000}, {0x110000, 0x8000}};
+    struct vb_device *a;
+    uint64_t n, bytes;
+    int fd;
+
+    (void)state;
+    map_at(0x100000, 0x8000);
+    map_at(0x110000, 0x8000);
+    a = add_device(m, "wide", &fd);
+    assert_int_equal(attach1(m, a->id, s->id, fresh()), 0);
+    assert_int_equal(vb_model_dirty_set(m, s->id, true, NULL, fresh()), 0);
+    assert_int_equal(dma_write(m, a, fd, 0x101000, 8), 0);
+    arm(VB_EMULATED_UNMAP, 2, -EIO, false);
+    assert_int_equal(vb_model_unmap(m, s->id, both, 2, &n, &bytes, fresh()), -EIO);
+    check_model(m);
+    assert_int_equal(dirty_at(0x100000, true), 0xff00ff);
+    assert_int_equal(dirty_at(0x100000, false), 0xff00ff);
+    assert_int_equal(dirty_at(0x100000, false), 0);
+    close(fd);
+}
+
 static void test_dirty_and_late_devices(void **state) {
     struct vb_device *a, *b, *none;
     int fd[3];
@@ -573,6 +596,7 @@ int main(void) {
         TEST(test_needs),
         TEST(test_refill),
         TEST(test_dirty),
+        TEST(test_dirty_and_failed_unmaps),
         TEST(test_dirty_and_late_devices),
         TEST(test_dirty_without_devices_for_a_while),
         TEST(test_discard),
