@@ -306,6 +306,26 @@ static void test_release_of_one_of_two(void **state) {
     close(fd[0]);
 }
 
+/* A container that serves another space by now is shared by nobody, although a device in it was claimed for this one. */
+static void test_a_container_that_went_elsewhere(void **state) {
+    struct vb_space *other = add_space(m);
+    struct vb_device *a, *b, *c;
+    int fd[3];
+
+    (void)state;
+    a = add_device_for(m, "wide", s->id, &fd[0]);
+    assert_ptr_equal(vb_model_shares(m, s->id), a); /* nobody's yet */
+    b = add_device_for(m, "narrow", s->id, &fd[1]);
+    assert_int_equal(attach1(m, a->id, other->id, fresh()), 0);
+    assert_null(vb_model_shares(m, s->id));
+    c = add_device_for(m, "narrow2", s->id, &fd[2]); /* gets its own */
+    assert_int_equal(attach1(m, c->id, s->id, fresh()), 0);
+    REFUSED(attach1(m, b->id, s->id, fresh()), VB_BUSY, "shares its container", "space 2");
+    assert_ptr_equal(vb_model_shares(m, s->id), c);
+    for (unsigned i = 0; i < 3; i++)
+        close(fd[i]);
+}
+
 /* The container's devices leave out together; one goes, and the rest could reach more. */
 static void test_leaving_out_together(void **state) {
     struct vb_device *a, *b;
@@ -465,6 +485,7 @@ int main(void) {
         TEST(test_claim_for_a_space),
         TEST(test_claims_that_do_not_fit),
         TEST(test_release_of_one_of_two),
+        TEST(test_a_container_that_went_elsewhere),
         TEST(test_leaving_out_together),
         TEST(test_failures_in_the_second_container),
         TEST(test_random),
