@@ -30,7 +30,7 @@ struct vb_record {
     bool ends;    /* it has begun to, when last looked at */
     struct event *died;
     struct event *bereaved, *overdue; /* its client has died; and it should have ended since */
-    struct vb_cgroup *cgroup; /* NULL: none of its own */
+    struct vb_cgroup *cgroup;         /* NULL: none of its own */
     struct vb_link link;
     int status_fd; /* of the spawn; -1 when it has come to exec */
     struct event *status;

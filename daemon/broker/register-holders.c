@@ -19,9 +19,13 @@ static void say_holders(const pid_t *pids, size_t n, const char *what, char *ret
     size_t used = 0, shown = 0;
 
     ret[0] = 0;
-    for (size_t i = 0; i < n; i++)
-        if (pids[i] != getpid())
-            used += (size_t)snprintf(ret + used, size - used, "%s%s%d", shown ? ", " : " (", shown ? "" : what, (int)pids[i]), shown++;
+    for (size_t i = 0; i < n; i++) {
+        if (pids[i] == getpid())
+            continue;
+        used +=
+            (size_t)snprintf(ret + used, size - used, "%s%s%d", shown ? ", " : " (", shown ? "" : what, (int)pids[i]);
+        shown++;
+    }
     if (shown)
         snprintf(ret + used, size - used, ")");
 }

@@ -286,7 +286,7 @@ static int redeem(struct vb_session *s, const ProtobufCBinaryData *secret, int *
     VfioBrokerInternal__TokenRedeem body = VFIO_BROKER_INTERNAL__TOKEN_REDEEM__INIT;
     VfioBrokerInternal__Call call = VFIO_BROKER_INTERNAL__CALL__INIT;
     VfioBrokerInternal__Answer *answer;
-    int fds[2];
+    int fds[2] = {-1, -1};
 
     body.secret = *secret;
     call.body_case = VFIO_BROKER_INTERNAL__CALL__BODY_TOKEN_REDEEM;

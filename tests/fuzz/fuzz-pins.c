@@ -175,9 +175,12 @@ static void settle(void) {
     client_reads = true;
     tick_ms = 0;
     clock_ms += 60000;
-    TAILQ_FOREACH (l, &s.pin_links, entry)
-        if (evtimer_pending(l->again, NULL))
-            event_active(l->again, EV_TIMEOUT, 0);
+    for (int i = 0; i < 30; i++) { /* each turn takes a packet of each link, and a program has no more than 100 */
+        TAILQ_FOREACH (l, &s.pin_links, entry)
+            if (evtimer_pending(l->again, NULL))
+                event_active(l->again, EV_TIMEOUT, 0);
+        turn();
+    }
     for (int i = 0; i < 4 || (i < 500 && !s.holding && vb_client_busy(&s)); i++)
         turn();
 }
