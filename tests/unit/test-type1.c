@@ -519,7 +519,7 @@ static void test_dirty(void **state) {
         assert_text(&e, "256 MiB", NULL);
         OK(b->ops->dirty_set(b, dom, true, &info, &e));
         assert_int_equal(b->ops->dirty_set(b, dom, false, NULL, NULL), 0);
-        assert_true(b->ops->dirty_read(b, dom, range, 4096, false, bits, fresh()) < 0);
+        OK(b->ops->dirty_read(b, dom, range, 4096, false, bits, &e)); /* off again: adds none */
         assert_int_equal(count_bits(bits, 1), 3);
     }
     close(fd);
