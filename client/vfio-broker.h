@@ -271,8 +271,8 @@ struct vfb_dirty_info {
     bool coarse;        /* every mapped page counts as written: type1, where the IOMMU does not tell */
 };
 /* Begins, for all devices of the space, from a clean state. Devices that attach while it is on must be able to take part.
- * Read before you detach: what a device wrote and nobody has read yet may go with it. After a discard all of the mapping
- * counts as written. VFB_UNSUPPORTED names the device whose IOMMU cannot; VFB_STATE: no device is attached, or it is on
+ * Nothing is lost: where the bits themselves go, by a detach or a discard, all of the mappings counts as written until it is
+ * read. VFB_UNSUPPORTED names the device whose IOMMU cannot; VFB_STATE: no device is attached, or it is on
  * already. ret_info may be NULL. Needs VFB_FEATURE_DOMAINS. */
 int vfb_dirty_start(struct vfb_client *c, uint32_t space, struct vfb_dirty_info *ret_info);
 int vfb_dirty_stop(struct vfb_client *c, uint32_t space);

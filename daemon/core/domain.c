@@ -142,6 +142,14 @@ int vb_domains_unmap(struct vb_model *m, struct vb_space *s, const struct vb_ran
     return r;
 }
 
+void vb_domain_dirty_lost(struct vb_space *s, struct vb_domain *dom) {
+    struct vb_mapping *p;
+
+    for (p = vb_mapping_first(&s->tree, everything); p && dom->tracked; p = vb_mapping_next(p))
+        p->written |= has(dom, p->iova, p->offset);
+    dom->tracked = false;
+}
+
 void vb_domains_count(struct vb_space *s, const struct vb_mapping *mapping, bool there) {
     struct vb_domain *dom;
 

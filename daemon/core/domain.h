@@ -27,6 +27,7 @@ struct vb_domain {
     bool info_stale;           /* that asking failed: asked again before the next use */
     uint32_t devices;          /* attached */
     uint64_t left_out;         /* mappings of the space that are not in it */
+    bool tracked;              /* dirty tracking is on in it: it may know of pages that nobody has read yet */
 };
 TAILQ_HEAD(vb_domain_list, vb_domain);
 
@@ -41,6 +42,8 @@ int vb_domains_map(struct vb_model *m, struct vb_space *s, const struct vb_backe
 /* As a backend's unmap(); left out everywhere is no failure. When it fails, what was unmapped of range *ret_done is not known. */
 int vb_domains_unmap(struct vb_model *m, struct vb_space *s, const struct vb_range *ranges, size_t n, size_t *ret_done,
                      struct vb_error *e);
+/* The domain goes, or forgets: what it may know to be written counts as written until it is read. */
+void vb_domain_dirty_lost(struct vb_space *s, struct vb_domain *dom);
 /* The mapping is there, or not any more: each domain's left_out. */
 void vb_domains_count(struct vb_space *s, const struct vb_mapping *mapping, bool there);
 /* space->info, if that is stale, from the domains'; what is stale of those is asked again. */

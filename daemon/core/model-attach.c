@@ -153,7 +153,7 @@ static int explain(struct vb_model *m, struct vb_space *s, const struct vb_devic
 static int join(struct vb_model *m, struct vb_space *s, struct vb_domain *dom, struct vb_device *d,
                 struct vb_error *e) {
     const struct vb_backend_ops *ops = m->backend->ops;
-    const bool track = s->dirty && dom->devices == 0; /* else it is on */
+    const bool track = s->dirty && !dom->tracked; /* on anew, it would forget what a device that is gone has written */
     struct vb_dirty_info ignored;
     int r = track ? ops->dirty_set(m->backend, dom->handle, true, &ignored, e) : 0;
 
@@ -164,6 +164,7 @@ static int join(struct vb_model *m, struct vb_space *s, struct vb_domain *dom, s
         ops->dirty_set(m->backend, dom->handle, false, NULL, NULL);
     if (r != 0)
         return ops->eager ? explain(m, s, d, r, e) : r;
+    dom->tracked |= track;
     attached(s, dom, d);
     return 0;
 }
@@ -183,6 +184,7 @@ static int fill(struct vb_model *m, struct vb_space *s, struct vb_domain *dom, c
         r = ops->domain_need(m->backend, dom->handle, s->needs, s->n_needs, e);
     if (r == 0 && s->dirty)
         r = ops->dirty_set(m->backend, dom->handle, true, &dirty, e);
+    dom->tracked = r == 0 && s->dirty;
     if (r == 0)
         r = pay_copies(m, s, e);
     if (r != 0)
@@ -218,6 +220,7 @@ static int attach_alone(struct vb_model *m, struct vb_space *s, struct vb_domain
         return r;
     }
     if (replace) {
+        vb_domain_dirty_lost(s, replace);
         vb_domain_close(m, replace);
         TAILQ_REMOVE(&s->domains, fresh, entry);
         TAILQ_INSERT_HEAD(&s->domains, fresh, entry);
@@ -319,6 +322,7 @@ void vb_model_detached(struct vb_model *m, struct vb_device *d) {
     vb_domain_changed(s, dom);
     if (dom->devices == 0 && !(m->backend->ops->eager && dom == TAILQ_FIRST(&s->domains))) {
         TAILQ_REMOVE(&s->domains, dom, entry);
+        vb_domain_dirty_lost(s, dom);
         vb_domain_close(m, dom);
         unpay_copies(m, s);
     }

@@ -15,6 +15,7 @@ static void all_off(struct vb_model *m, struct vb_space *s, const struct vb_doma
             return;
         m->backend->ops->dirty_set(m->backend, dom->handle, false, NULL,
                                    NULL); /* without devices too: they may have gone */
+        dom->tracked = false;
     }
 }
 
@@ -49,6 +50,7 @@ int vb_model_dirty_set(struct vb_model *m, uint32_t space, bool on, struct vb_di
             all_off(m, s, dom);
             return r;
         }
+        dom->tracked = true;
         if (info.page_size > sum.page_size)
             sum.page_size = info.page_size;
         sum.coarse |= info.coarse;

@@ -258,6 +258,9 @@ static int map_taken(struct batch *b, struct vb_error *e) {
     vb_error_entry(e, (uint32_t)done);
     if (e && e->has_entry && e->entry < b->n)
         done = e->entry;
+    /* What the model does not know of: nobody may reach it, and parts of a large entry may be there by now. */
+    if (r == -EEXIST)
+        vb_domains_unmap(b->m, b->s, &b->taken[done]->iova, 1, &(size_t){0}, NULL);
     if (r == -EINVAL || r == -EADDRINUSE || r == -EFAULT || r == VB_RESERVED)
         r = explain(b, &b->entries[done], r, e);
     return undo_mapped(b, maps, done, e) ? r : VB_BUSY;

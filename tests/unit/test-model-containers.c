@@ -1,7 +1,7 @@
 /* The model on a backend whose domains belong to devices and that shares no pins, as type1: spaces without devices have no
  * domain, each mapping is paid in each container, a device can share the container of another. Then random operations, on such
  * a backend and on one with page tables that are shared. */
-#include "tests/unit/core-fixture.h"
+#include "tests/unit/model-fixture.h"
 
 #define LOW    0x10000ull
 #define WINDOW 0xfee00000ull
@@ -14,10 +14,7 @@ static const struct vb_emulated_kind kinds[] = {
     {.address = "large pages", .aperture_last = (1ull << 48) - 1, .page_size = 65536, MSI},
 };
 
-static struct vb_model *m;
 static struct vb_space *s;
-static struct vb_error e;
-static unsigned fds;
 
 static void make(bool containers) {
     const struct vb_emulated_knobs knobs = {
@@ -39,35 +36,6 @@ static int set_up_shared(void **state) {
     (void)state;
     make(false);
     return 0;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    check_model(m);
-    vb_model_empty(m);
-    assert_int_equal(vb_emulated_objects(m->backend), 0);
-    assert_int_equal(m->ledger.used, 0);
-    m = vb_model_free(m);
-    assert_int_equal(count_fds(), fds);
-    return 0;
-}
-
-static struct vb_error *fresh(void) {
-    memset(&e, 0, sizeof(e));
-    return &e;
-}
-
-#define REFUSED(call, expected, ...)                                                                                   \
-    do {                                                                                                               \
-        assert_int_equal((call), (expected));                                                                          \
-        assert_int_equal(e.code, (expected));                                                                          \
-        assert_text(&e, __VA_ARGS__, NULL);                                                                            \
-        check_model(m);                                                                                                \
-    } while (0)
-
-static void arm(enum vb_emulated_call call, uint64_t nth, int error, bool onwards) {
-    vb_emulated_knobs(m->backend)->fault[call] =
-        (struct vb_emulated_fault){.nth = nth, .error = error, .onwards = onwards};
 }
 
 static int map_at(uint64_t iova, uint64_t size) {

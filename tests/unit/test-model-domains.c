@@ -1,6 +1,6 @@
 /* Domains of a space on a backend that shares pins: leaving out, later maps and unmaps in several domains, needs, the refill of
  * large spaces, dirty tracking, discards. */
-#include "tests/unit/core-fixture.h"
+#include "tests/unit/model-fixture.h"
 
 #define LEASE  (64 * MIB)
 #define LOW    0x10000ull
@@ -16,10 +16,7 @@ static const struct vb_emulated_kind kinds[] = {
     {.address = "large pages", .aperture_last = (1ull << 48) - 1, .page_size = 65536, MSI},
 };
 
-static struct vb_model *m;
 static struct vb_space *s;
-static struct vb_error e;
-static unsigned fds;
 
 static int set_up(void **state) {
     const struct vb_emulated_knobs knobs = {.kinds = kinds, .n_kinds = sizeof(kinds) / sizeof(*kinds)};
@@ -30,35 +27,6 @@ static int set_up(void **state) {
     add_memory(m, MIB);
     s = add_space(m);
     return 0;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    check_model(m);
-    vb_model_empty(m);
-    assert_int_equal(vb_emulated_objects(m->backend), 0);
-    assert_int_equal(m->ledger.used, 0);
-    m = vb_model_free(m);
-    assert_int_equal(count_fds(), fds);
-    return 0;
-}
-
-static struct vb_error *fresh(void) {
-    memset(&e, 0, sizeof(e));
-    return &e;
-}
-
-#define REFUSED(call, expected, ...)                                                                                   \
-    do {                                                                                                               \
-        assert_int_equal((call), (expected));                                                                          \
-        assert_int_equal(e.code, (expected));                                                                          \
-        assert_text(&e, __VA_ARGS__, NULL);                                                                            \
-        check_model(m);                                                                                                \
-    } while (0)
-
-static void arm(enum vb_emulated_call call, uint64_t nth, int error, bool onwards) {
-    vb_emulated_knobs(m->backend)->fault[call] =
-        (struct vb_emulated_fault){.nth = nth, .error = error, .onwards = onwards};
 }
 
 static void map_at(uint64_t iova, uint64_t size) {
@@ -464,11 +432,51 @@ static void test_dirty_without_devices_for_a_while(void **state) {
     a = add_device(m, "wide", &fd);
     assert_int_equal(attach1(m, a->id, s->id, fresh()), 0);
     assert_int_equal(vb_model_dirty_set(m, s->id, true, NULL, fresh()), 0);
+    assert_int_equal(dma_write(m, a, fd, 0x101000, 8), 0);
     assert_int_equal(vb_model_detach(m, a->id, fresh()), 0);
+    arm(VB_EMULATED_DEVICE_ATTACH, 1, -EIO, false);
+    assert_int_equal(attach1(m, a->id, s->id, fresh()), -EIO);
     assert_int_equal(attach1(m, a->id, s->id, fresh()), 0);
     assert_int_equal(dma_write(m, a, fd, 0x102000, 8), 0);
-    assert_int_equal(dirty_at(0x100000, false), 4);
+    assert_int_equal(dirty_at(0x100000, false), 6); /* also what was written before it left */
     close(fd);
+}
+
+/* A domain that ends takes its bits along: all that it had counts as written, once. */
+static void test_dirty_and_domains_that_end(void **state) {
+    struct vb_device *a, *b;
+    int fd[2];
+
+    (void)state;
+    map_at(0x100000, 0x8000);
+    map_at(HIGH, 0x8000);
+    a = add_device(m, "wide", &fd[0]);
+    b = add_device(m, "narrow", &fd[1]);
+    assert_int_equal(attach1(m, a->id, s->id, fresh()), 0);
+    attach_leaving_out(m, b->id, s->id);
+    assert_int_equal(vb_model_dirty_set(m, s->id, true, NULL, fresh()), 0);
+    assert_int_equal(dma_write(m, b, fd[1], 0x103000, 8), 0);
+    assert_int_equal(vb_model_detach(m, b->id, fresh()), 0);
+    assert_int_equal(dirty_at(0x100000, true), 0xff);
+    assert_int_equal(dirty_at(0x100000, false), 0xff);
+    assert_int_equal(dirty_at(0x100000, false), 0);
+    assert_int_equal(dirty_at(HIGH, false), 0); /* it could not reach that */
+    close(fd[0]);
+    close(fd[1]);
+}
+
+/* The kernel has something that the model does not know of: refused, and gone. */
+static void test_a_stranger_in_the_domain(void **state) {
+    const struct vb_domain *dom = TAILQ_FIRST(&s->domains);
+    const struct vb_memory *memory = m->memories.items[0];
+    const struct vb_backend_map stranger = {.iova = 0x102000, .size = 0x1000, .memory = memory->handle, .prot = 3};
+    size_t done;
+
+    (void)state;
+    assert_int_equal(m->backend->ops->map(m->backend, dom->handle, &stranger, 1, &done, NULL), 0);
+    assert_int_equal(map1(m, s->id, 1, 0x100000, 0x8000, 0, 3, fresh()), -EEXIST);
+    assert_int_equal(vb_emulated_dump(m->backend, dom->handle, NULL, 0), 0);
+    map_at(0x100000, 0x8000);
 }
 
 /* ---- discards ---- */
@@ -599,6 +607,8 @@ int main(void) {
         TEST(test_dirty_and_failed_unmaps),
         TEST(test_dirty_and_late_devices),
         TEST(test_dirty_without_devices_for_a_while),
+        TEST(test_dirty_and_domains_that_end),
+        TEST(test_a_stranger_in_the_domain),
         TEST(test_discard),
         TEST(test_discards_that_fail),
         TEST(test_emptying_within_a_discard),

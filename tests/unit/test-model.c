@@ -1,11 +1,7 @@
 /* Everything in model.h on the emulated backend: what is refused, what it says, what stays as it was. */
-#include "tests/unit/core-fixture.h"
+#include "tests/unit/model-fixture.h"
 
 #define LEASE (64 * MIB)
-
-static struct vb_model *m;
-static struct vb_error e;
-static unsigned fds;
 
 static int set_up(void **state) {
     (void)state;
@@ -14,31 +10,6 @@ static int set_up(void **state) {
     memset(&e, 0, sizeof(e));
     return 0;
 }
-
-/* Whatever a test leaves behind, freeing the model takes everything back. */
-static int tear_down(void **state) {
-    (void)state;
-    check_model(m);
-    vb_model_empty(m);
-    assert_int_equal(vb_emulated_objects(m->backend), 0);
-    assert_int_equal(m->ledger.used, 0);
-    m = vb_model_free(m);
-    assert_int_equal(count_fds(), fds);
-    return 0;
-}
-
-static struct vb_error *fresh(void) {
-    memset(&e, 0, sizeof(e));
-    return &e;
-}
-
-#define REFUSED(call, expected, ...)                                                                                   \
-    do {                                                                                                               \
-        assert_int_equal((call), (expected));                                                                          \
-        assert_int_equal(e.code, (expected));                                                                          \
-        assert_text(&e, __VA_ARGS__, NULL);                                                                            \
-        check_model(m);                                                                                                \
-    } while (0)
 
 /* ---- memory ---- */
 
@@ -338,11 +309,6 @@ static void test_impossible_unmaps(void **state) {
     assert_true(n == 77 && bytes == 77);
     assert_int_equal(vb_model_unmap(m, 1, batch, 2, &n, &bytes, fresh()), 0);
     assert_true(n == 2 && bytes == 0x3000);
-}
-
-static void arm(enum vb_emulated_call call, uint64_t nth, int error, bool onwards) {
-    vb_emulated_knobs(m->backend)->fault[call] =
-        (struct vb_emulated_fault){.nth = nth, .error = error, .onwards = onwards};
 }
 
 static void test_a_failed_unmap_maps_again(void **state) {
